@@ -1,0 +1,1 @@
+//! Placeholder module text, replaced by the first commit of this crate.

@@ -1,0 +1,23 @@
+//! Chores of developers: `cargo xtask <chore>`.
+
+mod types_table;
+
+use std::process::ExitCode;
+
+const HELP: &str = "usage: cargo xtask types FACTS.json
+  types FACTS.json   write crates/api/data/types.tsv from facts extracted from the published OpenAPI document";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["types", facts] => types_table::write(facts),
+        _ => Err(HELP.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
