@@ -1,0 +1,156 @@
+//! Restarts of the agent, deaths of supervisors, and that nothing is left.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sampan_runtime::{
+    ContainerState, NativeRuntime, Runtime, RuntimeError, RuntimeEvent, SandboxState, StreamOptions,
+    destroy_all,
+};
+use tokio::io::AsyncWriteExt;
+
+use super::fixture::*;
+
+/// Process id of a sandbox's supervisor, through the path of its network namespace.
+async fn supervisor(fixture: &Fixture) -> i32 {
+    let pods = fixture.runtime.list_pod_sandboxes().await.expect("list");
+    let path = pods[0].netns.clone().expect("own network");
+    path.iter().nth(2).and_then(|pid| pid.to_str()?.parse().ok()).expect("process id")
+}
+
+#[tokio::test]
+async fn a_new_agent_finds_running_containers() {
+    let mut fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let mut config = shell("read line; echo got $line; exit 8");
+    config.stdin = true;
+    let id = fixture.run(&sandbox, config).await;
+    let before = fixture.runtime.container_status(&id).await.expect("status");
+    fixture
+        .runtime
+        .set_pod_addresses(&sandbox, vec!["10.1.2.3".parse().expect("address")])
+        .await
+        .expect("set");
+    fixture.restart_agent().await;
+    let after = fixture.runtime.container_status(&id).await.expect("status");
+    assert_eq!(
+        (after.state, after.pid, after.started_at),
+        (ContainerState::Running, before.pid, before.started_at)
+    );
+    assert_eq!(fixture.runtime.pod_addresses(&sandbox).await.expect("addresses").len(), 1);
+    assert_eq!(fixture.exec(&id, "echo still here").await, "still here\n");
+    let mut events = fixture.runtime.events();
+    let options = StreamOptions { stdin: true, ..Default::default() };
+    let mut streams = fixture.runtime.attach(&id, options).await.expect("attach");
+    streams.stdin.as_mut().expect("input").write_all(b"x\n").await.expect("write");
+    assert_eq!(fixture.ended_with(&id, &mut events).await.exit_code, 8);
+    // And makes new ones.
+    fixture.sandbox().await;
+}
+
+#[tokio::test]
+async fn an_end_while_the_agent_is_away_is_known() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let gate = fixture.volume("gate");
+    let mut config = shell("while ! test -e /gate/open; do sleep 0.01; done; echo late; exit 5");
+    config.mounts = vec![sampan_runtime::Mount {
+        container_path: "/gate".into(),
+        host_path: gate.clone(),
+        readonly: true,
+        propagation: Default::default(),
+    }];
+    let id = fixture.run(&sandbox, config).await;
+    let log = fixture.runtime.container_status(&id).await.expect("status").log_path;
+    let mut fixture = fixture;
+    // Nobody holds the old runtime any more; the new one opens only after the end.
+    let other = Fixture::new();
+    fixture.runtime = other.runtime.clone();
+    std::fs::write(gate.join("open"), "").expect("open the gate");
+    eventually("container ends", || messages(&log).contains("late").then_some(())).await;
+    fixture.restart_agent().await;
+    let status = fixture.ended(&id).await;
+    assert_eq!(
+        (status.state, status.exit_code, status.reason.as_str()),
+        (ContainerState::Exited, 5, "Error")
+    );
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_takes_its_containers_along() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, idle()).await;
+    let pid = fixture.runtime.container_status(&id).await.expect("status").pid;
+    let mut events = fixture.runtime.events();
+    kill(supervisor(&fixture).await);
+    let wait =
+        async { while !matches!(events.recv().await.expect("event"), RuntimeEvent::SandboxExited { .. }) {} };
+    tokio::time::timeout(PATIENCE, wait).await.expect("noticed");
+    let status = fixture.runtime.container_status(&id).await.expect("status");
+    assert_eq!((status.state, status.exit_code), (ContainerState::Unknown, 137));
+    // What is left for a moment is a zombie, which has no namespaces.
+    assert!(!Path::new(&format!("/proc/{pid}/ns/net")).exists(), "the container is dead");
+    assert_eq!(fixture.runtime.list_pod_sandboxes().await.expect("list")[0].state, SandboxState::NotReady);
+    assert!(matches!(fixture.runtime.start_container(&id).await, Err(RuntimeError::FailedPrecondition(_))));
+    fixture.runtime.remove_pod_sandbox(&sandbox).await.expect("remove");
+}
+
+#[tokio::test]
+async fn a_supervisor_killed_while_the_agent_is_away_is_noticed() {
+    let mut fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, idle()).await;
+    let pid = supervisor(&fixture).await;
+    let other = Fixture::new();
+    fixture.runtime = other.runtime.clone();
+    kill(pid);
+    eventually("supervisor ends", || (!Path::new(&format!("/proc/{pid}/ns/net")).exists()).then_some(()))
+        .await;
+    fixture.restart_agent().await;
+    let status = fixture.runtime.container_status(&id).await.expect("status");
+    assert_eq!((status.state, status.exit_code), (ContainerState::Unknown, 137));
+    assert_eq!(fixture.runtime.list_pod_sandboxes().await.expect("list")[0].state, SandboxState::NotReady);
+}
+
+#[tokio::test]
+async fn two_agents_may_look_at_once() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, idle()).await;
+    let second = NativeRuntime::open(fixture.config.clone()).expect("open");
+    let result = second.exec_sync(&id, vec!["echo".into(), "x".into()], None).await.expect("exec");
+    assert_eq!(result.stdout, b"x\n");
+    drop(second);
+    assert_eq!(fixture.exec(&id, "echo y").await, "y\n");
+}
+
+#[tokio::test]
+async fn nothing_is_left() {
+    let fixture = Fixture::new();
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, idle()).await;
+    fixture.run(&sandbox, command(&["sleep", "1000"])).await;
+    fixture.sandbox().await;
+    let pids = [fixture.runtime.container_status(&id).await.expect("status").pid, supervisor(&fixture).await];
+    assert!(!mounts().contains(&*fixture.directory.path().to_string_lossy()), "no mount on the node");
+    fixture.runtime.stop_container(&id, Duration::from_secs(10)).await.expect("stop");
+    destroy_all(&fixture.config).expect("destroy");
+    for pid in pids {
+        eventually("process is gone", || (!Path::new(&format!("/proc/{pid}/ns/net")).exists()).then_some(()))
+            .await;
+    }
+    for entry in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        assert!(!entry.path().join(&fixture.config.cgroup_root).exists(), "{:?}", entry.path());
+    }
+    assert!(!Path::new("/sys/fs/cgroup").join(&fixture.config.cgroup_root).exists());
+    assert!(!fixture.config.data_dir.join("sandboxes").exists());
+    assert!(!fixture.config.run_dir.exists());
+    destroy_all(&fixture.config).expect("destroy nothing");
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+}
