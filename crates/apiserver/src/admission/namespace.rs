@@ -1,0 +1,50 @@
+//! Life of namespaces: nothing new in what is going away, and the label every namespace carries.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Admission;
+use crate::error::ApiError;
+use crate::write::{namespace_key, namespace_missing};
+
+/// Namespaces that cannot be deleted.
+pub(crate) const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// Every namespace carries its name as the label `kubernetes.io/metadata.name` (KEP-2161).
+pub(super) fn name_label(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
+    if admission.is("", "namespaces")
+        && let Some(name) = object["metadata"]["name"].as_str().map(str::to_owned)
+    {
+        object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+    }
+    Ok(())
+}
+
+/// No object is created in a namespace that does not exist or is being deleted.
+pub(super) fn lifecycle(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
+    if admission.old.is_some() || !admission.kind.namespaced() {
+        return Ok(());
+    }
+    let namespace = admission.server.cache.resource("namespaces").get(&namespace_key(admission.namespace));
+    let Some(namespace) = namespace else {
+        // A namespace made a moment ago may not be in the cache yet; the store has the last word at commit.
+        return if admission.dry_run { Err(namespace_missing(admission.namespace)) } else { Ok(()) };
+    };
+    if namespace.field("/metadata/deletionTimestamp").is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "unable to create new content in namespace {} because it is being terminated",
+        admission.namespace
+    );
+    let mut error = admission.forbidden(object, why);
+    error.code = StatusCode::FORBIDDEN;
+    if let Some(details) = &mut error.details {
+        details["causes"] = json!([{
+            "reason": "NamespaceTerminating",
+            "message": format!("namespace {} is being terminated", admission.namespace),
+            "field": "metadata.namespace",
+        }]);
+    }
+    Err(error)
+}

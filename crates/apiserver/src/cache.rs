@@ -1,0 +1,392 @@
+//! The watch cache: every object's bytes in memory by resource, and the latest events for those who watch.
+//!
+//! One task follows the store and is the only writer. Readers take a resource's lock for as long as it takes to clone
+//! some reference counts. A watcher holds nothing but a revision: its cursor into the resource's ring of events. A
+//! watcher that falls behind the ring is told so (410 Gone) and lists again, so that slow clients cost no memory.
+//!
+//! Objects are never parsed for reading. Labels and selectable fields are taken out of the bytes when the first selector
+//! asks for them and kept beside the bytes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, OnceLock, RwLock};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use sampan_store::{Event, KeyValue, Range, Revision, Store, StoreError};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::encode;
+
+/// Events kept per resource: enough for a client that reconnects within seconds of a burst of pods.
+const RING_EVENTS: usize = 8192;
+/// Bytes of events kept per resource. They are mostly shared with the store's own history.
+const RING_BYTES: usize = 16 << 20;
+
+/// An object as of one revision.
+pub(crate) struct Item {
+    pub(crate) key: Arc<str>,
+    pub(crate) bytes: Bytes,
+    pub(crate) revision: u64,
+    parsed: OnceLock<Attributes>,
+}
+
+/// What selectors look at.
+struct Attributes {
+    labels: BTreeMap<String, String>,
+    /// The whole document, kept only while a field selector may need it.
+    document: Value,
+}
+
+impl Item {
+    fn new(kv: &KeyValue) -> Self {
+        Self {
+            key: kv.key.clone(),
+            bytes: kv.value.clone(),
+            revision: kv.mod_revision.0,
+            parsed: OnceLock::new(),
+        }
+    }
+
+    fn attributes(&self) -> &Attributes {
+        self.parsed.get_or_init(|| {
+            let mut document: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+            let labels = document["metadata"]["labels"].take();
+            let labels = labels
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .collect();
+            slim(&mut document);
+            Attributes { labels, document }
+        })
+    }
+
+    /// Labels of the object.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.attributes().labels
+    }
+
+    /// The value at a JSON pointer as a field selector sees it.
+    pub(crate) fn field(&self, pointer: &str) -> String {
+        match self.attributes().document.pointer(pointer) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        }
+    }
+}
+
+/// Leaves only what a field selector can name: scalars up to the second level.
+fn slim(document: &mut Value) {
+    let Some(object) = document.as_object_mut() else { return };
+    for (_, part) in object.iter_mut() {
+        if let Some(fields) = part.as_object_mut() {
+            fields.retain(|_, value| !value.is_array() && !value.is_object());
+        }
+    }
+    object.retain(|_, part| !part.is_array());
+}
+
+/// A change of one object.
+pub(crate) struct CachedEvent {
+    pub(crate) revision: u64,
+    /// The object after the change; for a delete its last state with the delete's revision in it.
+    pub(crate) item: Arc<Item>,
+    pub(crate) previous: Option<Arc<Item>>,
+    pub(crate) deleted: bool,
+    frame: OnceLock<Bytes>,
+}
+
+impl CachedEvent {
+    /// Type of the event for a watcher without selectors.
+    pub(crate) fn plain_type(&self) -> &'static str {
+        match (self.deleted, &self.previous) {
+            (true, _) => "DELETED",
+            (false, None) => "ADDED",
+            (false, Some(_)) => "MODIFIED",
+        }
+    }
+
+    /// The line a watcher without selectors gets, made once for all of them.
+    pub(crate) fn plain_frame(&self) -> Bytes {
+        self.frame.get_or_init(|| frame(self.plain_type(), &self.item.bytes)).clone()
+    }
+}
+
+/// One line of a watch stream.
+pub(crate) fn frame(event_type: &str, object: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.len() + event_type.len() + 24);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event_type.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+#[derive(Default)]
+struct State {
+    items: BTreeMap<Arc<str>, Arc<Item>>,
+    events: VecDeque<Arc<CachedEvent>>,
+    event_bytes: usize,
+    /// Events up to this revision are no longer in the ring.
+    forgotten: u64,
+    /// Revision of the last change.
+    revision: u64,
+}
+
+impl State {
+    fn list(&self, prefix: &str) -> Vec<Arc<Item>> {
+        let from: Arc<str> = prefix.into();
+        self.items
+            .range(from..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, item)| item.clone())
+            .collect()
+    }
+
+    fn push(&mut self, event: CachedEvent) {
+        self.revision = event.revision;
+        self.event_bytes += event.item.bytes.len();
+        self.events.push_back(Arc::new(event));
+        while self.events.len() > RING_EVENTS || self.event_bytes > RING_BYTES {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.event_bytes -= oldest.item.bytes.len();
+            self.forgotten = oldest.revision;
+        }
+    }
+}
+
+/// Objects and events of one resource.
+pub(crate) struct ResourceCache {
+    state: RwLock<State>,
+    changed: watch::Sender<u64>,
+}
+
+/// A consistent list.
+pub(crate) struct Snapshot {
+    pub(crate) items: Vec<Arc<Item>>,
+    pub(crate) revision: u64,
+}
+
+/// The ring no longer holds what a watcher has not seen.
+#[derive(Debug)]
+pub(crate) struct Behind;
+
+impl ResourceCache {
+    fn new(forgotten: u64) -> Self {
+        let state = State { forgotten, revision: forgotten, ..State::default() };
+        Self { state: RwLock::new(state), changed: watch::channel(forgotten).0 }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        // The writer never panics while it holds the lock; a poisoned state would still be complete.
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Objects whose keys start with `prefix`, in key order.
+    pub(crate) fn list(&self, prefix: &str) -> Vec<Arc<Item>> {
+        self.read().list(prefix)
+    }
+
+    /// One object.
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Item>> {
+        self.read().items.get(key).cloned()
+    }
+
+    /// Revision of the last change of this resource: lets derived state know whether it is fresh.
+    pub(crate) fn revision(&self) -> u64 {
+        self.read().revision
+    }
+
+    /// Events after `cursor` and the revision reached.
+    pub(crate) fn events_after(&self, cursor: u64) -> Result<(Vec<Arc<CachedEvent>>, u64), Behind> {
+        let state = self.read();
+        if cursor < state.forgotten {
+            return Err(Behind);
+        }
+        let start = state.events.partition_point(|event| event.revision <= cursor);
+        Ok((state.events.range(start..).cloned().collect(), state.revision.max(cursor)))
+    }
+
+    /// Whether a watch may begin after `revision`.
+    pub(crate) fn covers(&self, revision: u64) -> bool {
+        revision >= self.read().forgotten
+    }
+
+    /// Told the revision of every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn apply(&self, event: &Event) {
+        let revision = event.kv.mod_revision.0;
+        let mut state = self.write();
+        let previous = state.items.get(&event.kv.key).cloned();
+        let item = if event.deleted {
+            state.items.remove(&event.kv.key);
+            let mut kv = event.kv.clone();
+            if let Ok(document) = serde_json::from_slice::<Value>(&kv.value) {
+                kv.value = encode::with_revision(&document, revision);
+            }
+            Arc::new(Item::new(&kv))
+        } else {
+            let item = Arc::new(Item::new(&event.kv));
+            state.items.insert(event.kv.key.clone(), item.clone());
+            item
+        };
+        state.push(CachedEvent { revision, item, previous, deleted: event.deleted, frame: OnceLock::new() });
+    }
+}
+
+/// The cache of all resources.
+pub(crate) struct WatchCache {
+    resources: RwLock<HashMap<String, Arc<ResourceCache>>>,
+    progress: watch::Sender<u64>,
+    /// Where the cache began: watches from before are answered with 410.
+    start: u64,
+}
+
+impl WatchCache {
+    /// Reads everything and follows the store from there, until the store ends.
+    pub(crate) async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
+        let page = store.range(Range::default()).await?;
+        let revision = page.revision;
+        let cache = Arc::new(Self {
+            resources: RwLock::default(),
+            progress: watch::channel(revision.0).0,
+            start: revision.0,
+        });
+        for kv in &page.items {
+            let resource = cache.resource(resource_of(&kv.key));
+            resource.write().items.insert(kv.key.clone(), Arc::new(Item::new(kv)));
+        }
+        let mut feed = store.watch("", Some(revision)).await?;
+        let follower = cache.clone();
+        tokio::spawn(async move {
+            while let Some(batch) = feed.receiver.recv().await {
+                match batch {
+                    Ok(batch) => follower.apply(&batch.events, batch.revision),
+                    Err(error) => {
+                        // The cache is the fastest reader there is; if it was overtaken the state is unknown.
+                        tracing::error!(%error, "the watch cache lost the store, ending");
+                        std::process::abort();
+                    }
+                }
+            }
+        });
+        Ok(cache)
+    }
+
+    fn apply(&self, events: &[Event], revision: Revision) {
+        for event in events {
+            self.resource(resource_of(&event.kv.key)).apply(event);
+        }
+        self.progress.send_replace(revision.0);
+        // Watchers wake after the whole transaction is visible.
+        for event in events {
+            self.resource(resource_of(&event.kv.key)).changed.send_replace(revision.0);
+        }
+    }
+
+    /// The part of one resource, by its name in keys (`pods`, `deployments.apps`).
+    pub(crate) fn resource(&self, name: &str) -> Arc<ResourceCache> {
+        let known =
+            self.resources.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
+        known.unwrap_or_else(|| {
+            let mut resources = self.resources.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            resources
+                .entry(name.to_owned())
+                .or_insert_with(|| Arc::new(ResourceCache::new(self.start)))
+                .clone()
+        })
+    }
+
+    /// The newest revision the cache shows.
+    pub(crate) fn revision(&self) -> u64 {
+        *self.progress.borrow()
+    }
+
+    /// Waits until the cache shows `revision`.
+    pub(crate) async fn wait_for(&self, revision: u64) {
+        let mut progress = self.progress.subscribe();
+        // The sender lives as long as the cache, so waiting cannot fail.
+        let _ = progress.wait_for(|seen| *seen >= revision).await;
+    }
+
+    /// A list at one revision: nothing is half applied between items and revision.
+    pub(crate) fn snapshot(&self, resource: &str, prefix: &str) -> Snapshot {
+        // Everything up to `seen` is applied; the resource itself may already be further.
+        let seen = self.revision();
+        let resource = self.resource(resource);
+        let state = resource.read();
+        Snapshot { items: state.list(prefix), revision: seen.max(state.revision) }
+    }
+}
+
+fn resource_of(key: &str) -> &str {
+    key.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn put(key: &str, revision: u64, object: &Value) -> Event {
+        let kv = KeyValue {
+            key: key.into(),
+            value: encode::with_revision(object, revision),
+            create_revision: Revision(revision),
+            mod_revision: Revision(revision),
+        };
+        Event { kv, previous: None, deleted: false }
+    }
+
+    #[test]
+    fn events_are_typed_and_ordered() {
+        let cache = ResourceCache::new(0);
+        let object = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"nodeName": "n"}});
+        cache.apply(&put("/pods/d/a", 1, &object));
+        cache.apply(&put("/pods/d/a", 2, &object));
+        let mut delete = put("/pods/d/a", 2, &object);
+        delete.deleted = true;
+        delete.kv.mod_revision = Revision(3);
+        cache.apply(&delete);
+        let (events, revision) = cache.events_after(0).expect("kept");
+        let types: Vec<&str> = events.iter().map(|e| e.plain_type()).collect();
+        assert_eq!((types, revision), (vec!["ADDED", "MODIFIED", "DELETED"], 3));
+        let last: Value = serde_json::from_slice(&events[2].item.bytes).expect("JSON");
+        assert_eq!(last["metadata"]["resourceVersion"], "3");
+        assert_eq!(events[0].item.field("/spec/nodeName"), "n");
+        assert_eq!(events[0].item.labels()["x"], "y");
+        assert!(cache.get("/pods/d/a").is_none());
+    }
+
+    #[test]
+    fn slow_watchers_are_told() {
+        let cache = ResourceCache::new(0);
+        let object = json!({"metadata": {"name": "a"}});
+        for revision in 1..=(RING_EVENTS as u64 + 10) {
+            cache.apply(&put("/pods/d/a", revision, &object));
+        }
+        assert!(cache.events_after(5).is_err());
+        assert!(!cache.covers(5) && cache.covers(10));
+        assert_eq!(cache.events_after(10).map(|(events, _)| events.len()).ok(), Some(RING_EVENTS));
+    }
+
+    #[test]
+    fn prefixes_do_not_mix() {
+        let cache = ResourceCache::new(0);
+        for key in ["/pods/a/x", "/pods/a/y", "/pods/ab/z"] {
+            cache.apply(&put(key, 1, &json!({"metadata": {}})));
+        }
+        assert_eq!(cache.list("/pods/a/").len(), 2);
+        assert_eq!(cache.list("/pods/").len(), 3);
+    }
+}

@@ -1,0 +1,36 @@
+//! How objects are served: the one pipeline every request of every kind walks through.
+//!
+//! The way of a write: [`server`] identifies, authenticates and authorises; [`write`] decodes, defaults, admits,
+//! validates, keeps the books, encodes once and commits to the store. The way of a read: [`read`] hands out the bytes
+//! that [`cache`] holds. What kinds are is the business of `sampan-api`; where they live, of `sampan-store`; this crate
+//! is the only one that sees both the store and HTTP.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod auth;
+mod bootstrap;
+mod cache;
+mod delete;
+mod discovery;
+mod encode;
+mod error;
+mod listener;
+mod openapi;
+mod pki;
+mod proxy;
+mod read;
+mod request;
+mod respond;
+mod server;
+mod subresource;
+mod view;
+mod write;
+
+pub use auth::User;
+pub use error::ApiError;
+pub use listener::{InProcess, serve};
+pub use pki::{Credentials, Pki, PkiError, write_private};
+pub use proxy::{NodeConnector, Stream};
+pub use respond::{ApiBody, ApiResponse, BodyError, BoxError};
+pub use server::{ApiServer, ServerConfig, StartError};

@@ -1,0 +1,455 @@
+//! Get, list and watch: bytes that were made when the object was written.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures::stream;
+use http::StatusCode;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use sampan_api::registry::Kind;
+use sampan_api::selector::{FieldSelector, LabelSelector};
+use sampan_store::{Range, Revision};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cache::{self, CachedEvent, Item, ResourceCache};
+use crate::error::ApiError;
+use crate::request::Query;
+use crate::respond::{self, ApiResponse, BodyError, Form, Projection};
+use crate::server::ApiServer;
+
+/// A watch without a timeout of its own ends after this long, as upstream's do (30 to 60 minutes).
+const WATCH_DEFAULT: Duration = Duration::from_secs(45 * 60);
+/// Watchers that asked for bookmarks get one this often if the store moved on.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Larger pages are cut to this.
+const MAX_LIMIT: usize = 100_000;
+
+/// Which objects of a kind a request means.
+pub(crate) struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    kind: Arc<Kind>,
+}
+
+impl Selection {
+    /// Reads the selectors of a query.
+    pub(crate) fn parse(kind: &Arc<Kind>, query: &Query) -> Result<Self, ApiError> {
+        let bad = |e: sampan_api::selector::SelectorError| ApiError::bad_request(e.to_string());
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
+        let known = |label: &str| kind.field_pointer(label).is_some();
+        let fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), known).map_err(bad)?;
+        Ok(Self { labels, fields, kind: kind.clone() })
+    }
+
+    /// Everything is meant.
+    pub(crate) fn is_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub(crate) fn contains(&self, item: &Item) -> bool {
+        (self.labels.is_empty() || self.labels.matches_map(item.labels()))
+            && (self.fields.is_empty()
+                || self.fields.matches(|label| {
+                    self.kind.field_pointer(label).map_or_else(String::new, |p| item.field(p))
+                }))
+    }
+
+    fn contains_bytes(&self, bytes: &Bytes) -> bool {
+        if self.is_all() {
+            return true;
+        }
+        let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        self.labels.matches_value(object.pointer("/metadata/labels"))
+            && self.fields.matches(|label| {
+                match self.kind.field_pointer(label).and_then(|pointer| object.pointer(pointer)) {
+                    Some(Value::String(text)) => text.clone(),
+                    Some(Value::Null) | None => String::new(),
+                    Some(other) => other.to_string(),
+                }
+            })
+    }
+}
+
+/// Prefix of the keys a collection request means.
+pub(crate) fn collection_prefix(kind: &Kind, namespace: &str) -> String {
+    if namespace.is_empty() { kind.store_prefix() } else { format!("{}{namespace}/", kind.store_prefix()) }
+}
+
+fn parse_revision(query: &Query) -> Result<Option<u64>, ApiError> {
+    match query.get("resourceVersion") {
+        None => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a number"))
+        }),
+    }
+}
+
+/// Where the next page of a list begins.
+struct Continue {
+    revision: u64,
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!({"v": "1", "rv": self.revision, "after": self.after}).to_string())
+    }
+
+    fn decode(text: &str) -> Result<Self, ApiError> {
+        let parse = || {
+            let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+            Some(Self { revision: value["rv"].as_u64()?, after: value["after"].as_str()?.to_owned() })
+        };
+        parse().ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    }
+}
+
+impl ApiServer {
+    /// One object, always the newest.
+    pub(crate) async fn get(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let kv = self.store.get(&kind.store_key(namespace, name)).await?;
+        let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
+        Ok(respond::json_bytes(StatusCode::OK, projection.object(&kv.value)))
+    }
+
+    /// A collection.
+    pub(crate) async fn list(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        query: &Query,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let selection = Selection::parse(kind, query)?;
+        let limit = match query.get("limit").map(str::parse::<i64>) {
+            None => 0,
+            Some(Ok(limit)) if limit >= 0 => usize::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT),
+            Some(_) => return Err(ApiError::bad_request("limit must be a whole number of at least 0")),
+        };
+        let prefix = collection_prefix(kind, namespace);
+        if let Some(token) = query.get("continue") {
+            let at = Continue::decode(token)?;
+            return self.list_page(&prefix, &selection, at, limit, projection).await;
+        }
+        let exact = query.get("resourceVersionMatch") == Some("Exact");
+        match parse_revision(query)? {
+            Some(revision) if exact && revision > 0 => {
+                let start = Continue { revision, after: String::new() };
+                return self.list_page(&prefix, &selection, start, limit, projection).await;
+            }
+            _ if exact => {
+                return Err(ApiError::bad_request(
+                    "resourceVersionMatch Exact is forbidden unless resourceVersion is set",
+                ));
+            }
+            // Any state will do.
+            Some(0) => {}
+            Some(revision) => {
+                let current = self.store.revision();
+                if revision > current.0 {
+                    return Err(
+                        sampan_store::StoreError::Future { requested: Revision(revision), current }.into()
+                    );
+                }
+                self.cache.wait_for(revision).await;
+            }
+            None => self.cache.wait_for(self.store.revision().0).await,
+        }
+        let snapshot = self.cache.snapshot(&kind.resource(), &prefix);
+        let mut items: Vec<&Arc<Item>> =
+            snapshot.items.iter().filter(|item| selection.is_all() || selection.contains(item)).collect();
+        let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
+        if limit > 0 && items.len() > limit {
+            if selection.is_all() {
+                metadata["remainingItemCount"] = (items.len() - limit).into();
+            }
+            items.truncate(limit);
+            let after = items.last().map(|item| item.key.to_string()).unwrap_or_default();
+            metadata["continue"] = Continue { revision: snapshot.revision, after }.encode().into();
+        }
+        let bytes = projection.list(items.iter().map(|item| &item.bytes), &metadata);
+        Ok(respond::json_bytes(StatusCode::OK, bytes))
+    }
+
+    /// A page as of an older revision, from the store's history.
+    async fn list_page(
+        &self,
+        prefix: &str,
+        selection: &Selection,
+        at: Continue,
+        limit: usize,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let mut items: Vec<Bytes> = Vec::new();
+        let mut after = at.after.clone();
+        let mut more = true;
+        while more && (limit == 0 || items.len() < limit) {
+            let range = Range {
+                prefix: prefix.to_owned(),
+                after: (!after.is_empty()).then(|| after.clone()),
+                at: Some(Revision(at.revision)),
+                limit: if limit == 0 { 0 } else { limit - items.len() },
+            };
+            let page = self.store.range(range).await.map_err(|e| match e {
+                sampan_store::StoreError::Compacted { .. } => ApiError::continue_expired(),
+                other => other.into(),
+            })?;
+            more = page.more;
+            if let Some(last) = page.items.last() {
+                after = last.key.to_string();
+            }
+            items.extend(
+                page.items.into_iter().map(|kv| kv.value).filter(|bytes| selection.contains_bytes(bytes)),
+            );
+        }
+        let mut metadata = json!({"resourceVersion": at.revision.to_string()});
+        if more {
+            metadata["continue"] = Continue { revision: at.revision, after }.encode().into();
+        }
+        Ok(respond::json_bytes(StatusCode::OK, projection.list(items.iter(), &metadata)))
+    }
+
+    /// A stream of changes.
+    pub(crate) async fn watch(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+        query: &Query,
+        projection: Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let selection = Selection::parse(kind, query)?;
+        let resource = self.cache.resource(&kind.resource());
+        // A watch of one object is a watch of its key.
+        let prefix = if name.is_empty() {
+            collection_prefix(kind, namespace)
+        } else {
+            kind.store_key(namespace, name)
+        };
+        let revision = parse_revision(query)?;
+        let send_initial = match query.get("sendInitialEvents") {
+            Some(_) if query.get("resourceVersionMatch") != Some("NotOlderThan") => {
+                return Err(ApiError::bad_request(
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            Some(_) => query.flag("sendInitialEvents"),
+            None => revision.unwrap_or(0) == 0,
+        };
+        let mut watcher = Watcher {
+            resource: resource.clone(),
+            changed: resource.subscribe(),
+            selection,
+            exact_key: !name.is_empty(),
+            prefix,
+            cursor: 0,
+            pending: VecDeque::new(),
+            projection,
+            first: true,
+            deadline: Instant::now() + watch_timeout(query),
+            bookmarks: query.flag("allowWatchBookmarks").then(|| Instant::now() + BOOKMARK_EVERY),
+            finished: false,
+        };
+        if send_initial {
+            // Without a revision the newest state is wanted; revision 0 takes any.
+            if revision != Some(0) {
+                self.cache.wait_for(revision.unwrap_or(0).max(self.store.revision().0)).await;
+            }
+            watcher.initial(&self.cache, &kind.resource(), query.get("sendInitialEvents").is_some());
+        } else {
+            let from = match revision {
+                Some(0) | None => self.store.revision().0,
+                Some(revision) => revision,
+            };
+            if !resource.covers(from) {
+                let oldest = format!("too old resource version: {from} ({})", resource.revision());
+                return Err(ApiError::expired(oldest));
+            }
+            watcher.cursor = from;
+        }
+        let frames = stream::unfold(watcher, |mut watcher| async move {
+            watcher.next().await.map(|bytes| (Ok::<_, BodyError>(Frame::data(bytes)), watcher))
+        });
+        let mut response = respond::json_bytes(StatusCode::OK, Bytes::new());
+        *response.body_mut() = StreamBody::new(frames).boxed_unsync();
+        Ok(response)
+    }
+}
+
+fn watch_timeout(query: &Query) -> Duration {
+    match query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()) {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(24 * 3600)),
+        _ => WATCH_DEFAULT,
+    }
+}
+
+/// One watch connection: a cursor and what was found behind it.
+struct Watcher {
+    resource: Arc<ResourceCache>,
+    changed: tokio::sync::watch::Receiver<u64>,
+    selection: Selection,
+    prefix: String,
+    exact_key: bool,
+    /// Everything up to here has been looked at.
+    cursor: u64,
+    /// Frames not yet taken by the connection; at most what the ring holds, and bytes shared with it.
+    pending: VecDeque<Bytes>,
+    projection: Projection,
+    first: bool,
+    deadline: Instant,
+    /// When the next bookmark is due.
+    bookmarks: Option<Instant>,
+    finished: bool,
+}
+
+impl Watcher {
+    fn initial(&mut self, cache: &cache::WatchCache, resource: &str, bookmark: bool) {
+        let snapshot = cache.snapshot(resource, &self.prefix);
+        for item in &snapshot.items {
+            if self.wants(item) {
+                let frame = self.frame("ADDED", item);
+                self.pending.push_back(frame);
+            }
+        }
+        self.cursor = snapshot.revision;
+        if bookmark && self.bookmarks.is_some() {
+            let annotations = json!({"k8s.io/initial-events-end": "true"});
+            self.pending.push_back(self.bookmark(snapshot.revision, Some(annotations)));
+        }
+    }
+
+    fn in_scope(&self, item: &Item) -> bool {
+        if self.exact_key { *item.key == *self.prefix } else { item.key.starts_with(&self.prefix) }
+    }
+
+    fn wants(&self, item: &Item) -> bool {
+        self.in_scope(item) && (self.selection.is_all() || self.selection.contains(item))
+    }
+
+    fn frame(&mut self, event_type: &str, item: &Item) -> Bytes {
+        let first = std::mem::replace(&mut self.first, false);
+        cache::frame(event_type, &self.projection.watched(&item.bytes, first))
+    }
+
+    fn bookmark(&self, revision: u64, annotations: Option<Value>) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if let Some(annotations) = annotations {
+            metadata["annotations"] = annotations;
+        }
+        let kind = &self.projection.kind;
+        let object = match self.projection.form {
+            Form::Table => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                "columnDefinitions": [], "rows": [],
+            }),
+            Form::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Form::Object => {
+                json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
+            }
+        };
+        cache::frame("BOOKMARK", object.to_string().as_bytes())
+    }
+
+    /// What an event is for this watcher: an object may enter or leave the selection.
+    fn translate(&mut self, event: &CachedEvent) -> Option<Bytes> {
+        if !self.in_scope(&event.item) {
+            return None;
+        }
+        if self.selection.is_all() && self.projection.form == Form::Object {
+            self.first = false;
+            return Some(event.plain_frame());
+        }
+        let before = event.previous.as_ref().is_some_and(|item| self.wants(item));
+        let after = !event.deleted && self.wants(&event.item);
+        let event_type = match (before, after) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        Some(self.frame(event_type, &event.item))
+    }
+
+    /// Moves the cursor to the end of the ring.
+    fn collect(&mut self) {
+        match self.resource.events_after(self.cursor) {
+            Ok((events, reached)) => {
+                for event in &events {
+                    if let Some(frame) = self.translate(event) {
+                        self.pending.push_back(frame);
+                    }
+                }
+                self.cursor = reached;
+            }
+            Err(cache::Behind) => {
+                let gone = ApiError::expired(format!("too old resource version: {}", self.cursor));
+                self.pending.push_back(cache::frame("ERROR", gone.status().to_string().as_bytes()));
+                self.finished = true;
+            }
+        }
+    }
+
+    /// The next line, or the end of the stream. Several small lines that are ready go out as one chunk.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.pending.pop_front() {
+                return Some(self.coalesce(frame));
+            }
+            if self.finished {
+                return None;
+            }
+            self.changed.borrow_and_update();
+            self.collect();
+            if !self.pending.is_empty() {
+                continue;
+            }
+            let wake = self.bookmarks.map_or(self.deadline, |bookmark| bookmark.min(self.deadline));
+            tokio::select! {
+                changed = self.changed.changed() => self.finished = changed.is_err(),
+                () = tokio::time::sleep_until(wake) => self.timer(),
+            }
+        }
+    }
+
+    fn coalesce(&mut self, first: Bytes) -> Bytes {
+        const CHUNK: usize = 16 * 1024;
+        if self.pending.is_empty() || first.len() >= CHUNK {
+            return first;
+        }
+        let mut chunk = Vec::from(first);
+        while chunk.len() < CHUNK {
+            match self.pending.pop_front() {
+                Some(frame) => chunk.extend_from_slice(&frame),
+                None => break,
+            }
+        }
+        chunk.into()
+    }
+
+    fn timer(&mut self) {
+        let now = Instant::now();
+        if now >= self.deadline {
+            self.finished = true;
+        } else if self.bookmarks.is_some() {
+            self.bookmarks = Some(now + BOOKMARK_EVERY);
+            if self.cursor > 0 {
+                self.pending.push_back(self.bookmark(self.cursor, None));
+            }
+        }
+    }
+}

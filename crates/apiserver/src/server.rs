@@ -1,0 +1,536 @@
+//! The API server: a stack of layers over one question, "what does this request come to?".
+//!
+//! In order: identify the request, authenticate, bound the work in flight, authorise, then route to discovery, an object
+//! verb or a subresource. Nothing here knows a kind by name but the few subresources that only one kind has.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use sampan_api::decode::{self, Strictness};
+use sampan_api::kind::Subresource;
+use sampan_api::registry::{Kind, Registry};
+use sampan_store::{Store, StoreError};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::admission::Allocator;
+use crate::auth::rbac::{Attributes, Rbac};
+use crate::auth::tokens::Tokens;
+use crate::auth::{ANONYMOUS, MASTERS, User};
+use crate::cache::WatchCache;
+use crate::delete::DeleteOptions;
+use crate::error::ApiError;
+use crate::proxy::NodeConnector;
+use crate::request::{RequestInfo, ResourcePath};
+use crate::respond::{self, ApiBody, ApiResponse, Include, Projection};
+use crate::view::View;
+use crate::write::{Change, WriteCall, Written};
+use crate::{discovery, openapi};
+
+/// Larger request bodies are refused, as upstream does.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+/// Requests worked on at once, watches and streams not counted: upstream's defaults are 400 reads and 200 writes.
+const MAX_IN_FLIGHT: usize = 600;
+/// Users and groups one impersonation may name.
+const MAX_IMPERSONATED_GROUPS: usize = 100;
+
+/// What a server needs to know of its cluster.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `10.43.0.0/16`.
+    pub service_cidr: String,
+    /// Address and port under which the API is reached from pods.
+    pub advertise: (Ipv4Addr, u16),
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Version of this program, shown beside the Kubernetes version.
+    pub build: String,
+}
+
+/// The API server.
+pub struct ApiServer {
+    pub(crate) registry: Registry,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<WatchCache>,
+    pub(crate) rbac: Rbac,
+    pub(crate) tokens: Tokens,
+    pub(crate) allocator: Arc<Allocator>,
+    pub(crate) config: ServerConfig,
+    pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
+    in_flight: Semaphore,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store does not answer.
+    #[error("cannot read the store")]
+    Store(#[from] StoreError),
+    /// The configuration is not usable.
+    #[error("{0}")]
+    Config(String),
+    /// The first objects cannot be made.
+    #[error("cannot create {0}")]
+    Bootstrap(String, #[source] ApiError),
+}
+
+impl ApiServer {
+    /// Reads the store and creates what every cluster has. Service account tokens are signed with a key of `pki`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        config: ServerConfig,
+        pki: &crate::pki::Pki,
+    ) -> Result<Arc<Self>, StartError> {
+        let range = crate::admission::AddressRange::parse(&config.service_cidr).ok_or_else(|| {
+            StartError::Config(format!("{} is no range of service addresses", config.service_cidr))
+        })?;
+        let cache = WatchCache::start(store.clone()).await?;
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
+        let server = Arc::new(Self {
+            registry: Registry::built_in(),
+            rbac: Rbac::new(cache.clone()),
+            tokens,
+            allocator: Allocator::new(range),
+            cache,
+            store,
+            config,
+            nodes: OnceLock::new(),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+        });
+        for item in server.cache.resource("services").list("/services/") {
+            if let Ok(service) = serde_json::from_slice(&item.bytes) {
+                server.allocator.adopt(&service);
+            }
+        }
+        crate::bootstrap::run(&server, range.nth(1)).await?;
+        Ok(server)
+    }
+
+    /// How nodes are reached for logs, exec and the like. Set once, when the first node exists.
+    pub fn set_node_connector(&self, connector: Arc<dyn NodeConnector>) {
+        // A second connector would be a mistake of the assembling program; the first one stays.
+        let _ = self.nodes.set(connector);
+    }
+
+    /// Called after an object has left the store.
+    pub(crate) fn deleted(&self, kind: &Kind, object: &Value) {
+        if kind.group.is_empty() && kind.plural == "services" {
+            self.allocator.release(object);
+        }
+    }
+
+    /// Answers a request. `peer` is what the transport knows of the sender, for instance by a client certificate.
+    pub async fn handle(self: Arc<Self>, request: Request<ApiBody>, peer: Option<User>) -> ApiResponse {
+        match self.answer(request, peer).await {
+            Ok(response) => response,
+            Err(error) => respond::error(&error),
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<ApiBody>,
+        peer: Option<User>,
+    ) -> Result<ApiResponse, ApiError> {
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let user = self.authenticate(request.headers(), peer)?;
+        let user = self.impersonate(request.headers(), user)?;
+        self.authorize(&user, &info)?;
+        let _permit = if is_long_running(&info) {
+            None
+        } else {
+            Some(self.in_flight.try_acquire().map_err(|_| ApiError::too_many_requests())?)
+        };
+        match &info.resource {
+            Some(path) => {
+                // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
+                // allocation keeps the connection's own future small.
+                let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
+                answer.await
+            }
+            None => self.plain(request.method(), request.headers(), &info),
+        }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, peer: Option<User>) -> Result<User, ApiError> {
+        if let Some(user) = peer {
+            return Ok(user);
+        }
+        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(User::anonymous()) };
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|h| h.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let (_, token) = token.ok_or_else(ApiError::unauthorized)?;
+        let now = jiff::Timestamp::now().as_second();
+        self.tokens.check(token.trim(), &[], now).map(|(user, _)| user).ok_or_else(ApiError::unauthorized)
+    }
+
+    /// `kubectl --as`: who may impersonate whom is a rule like any other.
+    fn impersonate(&self, headers: &HeaderMap, user: User) -> Result<User, ApiError> {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let groups: Vec<String> = headers
+            .get_all("impersonate-group")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .map(str::to_owned)
+            .collect();
+        let Some(name) = text("impersonate-user") else {
+            return if groups.is_empty() {
+                Ok(user)
+            } else {
+                Err(ApiError::bad_request("requested groups without impersonating a user"))
+            };
+        };
+        if groups.len() > MAX_IMPERSONATED_GROUPS {
+            return Err(ApiError::bad_request("too many groups to impersonate"));
+        }
+        let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+        let mut questions = vec![match account {
+            Some((namespace, account)) => {
+                Attributes { resource: "serviceaccounts", namespace, name: account, ..Attributes::default() }
+            }
+            None => Attributes { resource: "users", name: &name, ..Attributes::default() },
+        }];
+        questions.extend(groups.iter().map(|g| Attributes {
+            resource: "groups",
+            name: g,
+            ..Attributes::default()
+        }));
+        for mut question in questions {
+            question.verb = "impersonate";
+            if !self.rbac.allows(&user, &question) {
+                return Err(forbidden(&user, &question));
+            }
+        }
+        let mut all: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let of_namespace = account.map(|(namespace, _)| format!("system:serviceaccounts:{namespace}"));
+        if let Some(of_namespace) = &of_namespace {
+            all.extend(["system:serviceaccounts", of_namespace]);
+        }
+        Ok(User::known(&name, &all))
+    }
+
+    fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
+        if user.is_in(MASTERS) {
+            return Ok(());
+        }
+        let question = match &info.resource {
+            Some(path) => Attributes {
+                verb: info.verb,
+                group: &path.group,
+                resource: &path.resource,
+                subresource: &path.subresource,
+                // A namespace is authorised by its own name.
+                namespace: if path.resource == "namespaces" { &path.name } else { &path.namespace },
+                name: &path.name,
+                path: None,
+            },
+            None => Attributes { verb: info.verb, path: Some(&info.path), ..Attributes::default() },
+        };
+        if self.rbac.allows(user, &question) { Ok(()) } else { Err(forbidden(user, &question)) }
+    }
+
+    /// Addresses that are no resources.
+    fn plain(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        info: &RequestInfo,
+    ) -> Result<ApiResponse, ApiError> {
+        if ![Method::GET, Method::HEAD].contains(method) {
+            return Err(ApiError::method_not_allowed());
+        }
+        let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
+        match segments.as_slice() {
+            ["healthz" | "livez" | "readyz", ..] => Ok(discovery::health(&info.query)),
+            ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
+            ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
+            ["openapi", "v2"] => Ok(openapi::v2(&self.registry, headers)),
+            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry, rest),
+            _ => discovery::answer(self, &segments, headers),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut out = String::new();
+        out.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
+        for kind in self.registry.kinds().iter().filter(|k| k.stored()) {
+            let count = self.cache.resource(&kind.resource()).list(&kind.store_prefix()).len();
+            out.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.resource()));
+        }
+        let busy = MAX_IN_FLIGHT - self.in_flight.available_permits();
+        out.push_str("# HELP apiserver_current_inflight_requests Requests worked on now.\n# TYPE apiserver_current_inflight_requests gauge\n");
+        out.push_str(&format!("apiserver_current_inflight_requests {busy}\n"));
+        out
+    }
+
+    async fn resource(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        user: &User,
+    ) -> Result<ApiResponse, ApiError> {
+        let kind = self.registry.find(&path.group, &path.version, &path.resource).cloned();
+        let Some(kind) = kind else {
+            // `/apis/apps/v1` with nothing behind it is discovery.
+            return Err(ApiError::no_such_path());
+        };
+        if !kind.namespaced() && !path.namespace.is_empty() {
+            return Err(ApiError::no_such_path());
+        }
+        let subresource = if path.subresource.is_empty() {
+            None
+        } else {
+            let found = kind.subresources.iter().copied().find(|s| s.as_str() == path.subresource);
+            Some(found.ok_or_else(ApiError::no_such_path)?)
+        };
+        if kind.namespaced() && path.namespace.is_empty() && !path.name.is_empty() {
+            return Err(ApiError::no_such_path());
+        }
+        match subresource {
+            None => self.object_verb(request, info, path, &kind, View::Object, user).await,
+            Some(subresource) => match View::of_subresource(subresource) {
+                Some(view) => self.object_verb(request, info, path, &kind, view, user).await,
+                None => self.subresource(request, info, path, &kind, subresource, user).await,
+            },
+        }
+    }
+
+    async fn object_verb(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        kind: &Arc<Kind>,
+        view: View,
+        user: &User,
+    ) -> Result<ApiResponse, ApiError> {
+        let accepted = respond::negotiate(request.headers())?;
+        let projection = Projection {
+            kind: kind.clone(),
+            form: accepted.form,
+            include: Include::parse(info.query.get("includeObject")),
+        };
+        let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
+        if !kind.stored() && info.verb != "create" {
+            return Err(ApiError::method_not_allowed());
+        }
+        let response = match info.verb {
+            "get" if view == View::Scale => {
+                let kv = self.store.get(&kind.store_key(namespace, name)).await?;
+                let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
+                respond::json_bytes(StatusCode::OK, view.bytes(kv.value, kind))
+            }
+            "get" => self.get(kind, namespace, name, &projection).await?,
+            "list" => self.list(kind, namespace, &info.query, &projection).await?,
+            "watch" => return self.watch(kind, namespace, name, &info.query, projection).await,
+            "create" | "update" | "patch" | "delete" | "deletecollection" => {
+                self.write_verb(request, info, path, kind, view, user, &projection).await?
+            }
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        if accepted.yaml { as_yaml(response).await } else { Ok(response) }
+    }
+
+    #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
+    async fn write_verb(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        kind: &Arc<Kind>,
+        view: View,
+        user: &User,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let (parts, body) = request.into_parts();
+        let agent =
+            parts.headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let content_type = content_type(&parts.headers);
+        let body = read_body(body).await?;
+        let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
+        let mut strictness = Strictness::default();
+        let written = match info.verb {
+            "create" if path.name.is_empty() && kind.namespaced() && path.namespace.is_empty() => {
+                return Err(ApiError::method_not_allowed());
+            }
+            "create" if !path.name.is_empty() || view != View::Object => {
+                return Err(ApiError::method_not_allowed());
+            }
+            "create" => {
+                let document = read_document(&content_type, &body, &mut strictness)?;
+                if !kind.stored() {
+                    return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
+                }
+                self.create(&call, document, strictness).await?
+            }
+            "update" => {
+                let document = read_document(&content_type, &body, &mut strictness)?;
+                self.change(&call, &Change::Replace(document), &strictness).await?
+            }
+            "patch" => self.patch(&call, &content_type, &body).await?,
+            "delete" => {
+                let options = delete_options(&content_type, &body, info)?;
+                let deleted = self.delete(&call, &options).await?;
+                let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
+                let (code, bytes) = deleted.answer(kind);
+                // A success status is no object of the kind and has no projection.
+                return Ok(respond::json_bytes(code, if gone { bytes } else { projection.object(&bytes) }));
+            }
+            _ => {
+                let options = delete_options(&content_type, &body, info)?;
+                let deleted = self.delete_collection(&call, &info.query, &options).await?;
+                let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
+                return Ok(respond::json_bytes(StatusCode::OK, projection.list(deleted.iter(), &metadata)));
+            }
+        };
+        let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };
+        let mut response = respond::json_bytes(written.code, bytes);
+        respond::add_warnings(&mut response, &written.warnings);
+        Ok(response)
+    }
+
+    async fn patch(
+        &self,
+        call: &WriteCall<'_>,
+        content_type: &str,
+        body: &Bytes,
+    ) -> Result<Written, ApiError> {
+        let mut strictness = Strictness::default();
+        let mut document = |yaml: bool| {
+            read_document(if yaml { "application/yaml" } else { "application/json" }, body, &mut strictness)
+        };
+        let change = match content_type {
+            "application/json-patch+json" => Change::Json(document(false)?),
+            "application/merge-patch+json" => Change::Merge(document(false)?),
+            "application/strategic-merge-patch+json" => Change::Strategic(document(false)?),
+            "application/apply-patch+yaml" | "application/apply-patch+json" => {
+                let configuration = document(true)?;
+                return self.apply(call, configuration, strictness).await;
+            }
+            other => {
+                return Err(ApiError::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "UnsupportedMediaType",
+                    format!(
+                        "the body of the request was in an unknown format ({other}) - accepted media types include: \
+                         application/json-patch+json, application/merge-patch+json, \
+                         application/strategic-merge-patch+json, application/apply-patch+yaml"
+                    ),
+                ));
+            }
+        };
+        self.change(call, &change, &Strictness::default()).await
+    }
+}
+
+/// Watches and streams last as long as the client wants and are bounded elsewhere.
+fn is_long_running(info: &RequestInfo) -> bool {
+    info.verb == "watch"
+        || info.resource.as_ref().is_some_and(|r| {
+            [
+                Subresource::Exec,
+                Subresource::Attach,
+                Subresource::PortForward,
+                Subresource::Proxy,
+                Subresource::Log,
+            ]
+            .iter()
+            .any(|s| s.as_str() == r.subresource)
+        })
+}
+
+/// The sentence of a refused request, in upstream's words.
+fn forbidden(user: &User, question: &Attributes<'_>) -> ApiError {
+    if let Some(path) = question.path {
+        let message = format!("forbidden: User \"{}\" cannot {} path \"{path}\"", user.name, question.verb);
+        return ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message);
+    }
+    let resource = if question.subresource.is_empty() {
+        question.resource.to_owned()
+    } else {
+        format!("{}/{}", question.resource, question.subresource)
+    };
+    let place = if question.namespace.is_empty() || question.resource == "namespaces" {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{}\"", question.namespace)
+    };
+    let why = format!(
+        "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
+        if user.name.is_empty() { ANONYMOUS } else { &user.name },
+        question.verb,
+        question.group,
+    );
+    ApiError::forbidden(question.group, question.resource, question.name, why)
+}
+
+/// Media type without parameters, in lower case.
+pub(crate) fn content_type(headers: &HeaderMap) -> String {
+    let text = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Reads a whole body, up to the limit.
+pub(crate) async fn read_body(body: ApiBody) -> Result<Bytes, ApiError> {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::too_large(MAX_BODY)),
+        Err(e) => Err(ApiError::bad_request(format!("cannot read the request: {e}"))),
+    }
+}
+
+/// Reads a document of one of the accepted types.
+pub(crate) fn read_document(
+    content_type: &str,
+    body: &[u8],
+    strictness: &mut Strictness,
+) -> Result<Value, ApiError> {
+    match content_type {
+        "" | "application/json" => decode::parse_json(body, strictness)
+            .map_err(|e| ApiError::bad_request(format!("invalid JSON: {e}"))),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            // JSON is YAML, and by far the commoner content under this type.
+            if let Ok(value) = decode::parse_json(body, strictness) {
+                return Ok(value);
+            }
+            serde_saphyr::from_slice(body).map_err(|e| ApiError::bad_request(format!("invalid YAML: {e}")))
+        }
+        other => Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: \
+                 application/json, application/yaml"
+            ),
+        )),
+    }
+}
+
+fn delete_options(content_type: &str, body: &Bytes, info: &RequestInfo) -> Result<DeleteOptions, ApiError> {
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        read_document(content_type, body, &mut Strictness::default())?
+    };
+    DeleteOptions::parse(&body, &info.query)
+}
+
+/// Rewrites a finished JSON answer as YAML.
+async fn as_yaml(response: ApiResponse) -> Result<ApiResponse, ApiError> {
+    let (mut parts, body) = response.into_parts();
+    let bytes = body.collect().await.map_err(|e| ApiError::internal(e.to_string()))?.to_bytes();
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let yaml = respond::to_yaml(&value)?;
+    parts.headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/yaml"));
+    Ok(http::Response::from_parts(parts, respond::full(yaml)))
+}

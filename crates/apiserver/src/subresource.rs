@@ -1,0 +1,222 @@
+//! Subresources that are actions: binding, eviction, tokens, and what a node answers.
+
+use std::sync::Arc;
+
+use http::{Request, StatusCode};
+use sampan_api::decode::Strictness;
+use sampan_api::kind::Subresource;
+use sampan_api::registry::Kind;
+use serde_json::{Value, json};
+
+use crate::admission::node_of;
+use crate::auth::User;
+use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
+use crate::delete::DeleteOptions;
+use crate::error::ApiError;
+use crate::request::{RequestInfo, ResourcePath};
+use crate::respond::{self, ApiBody, ApiResponse};
+use crate::server::{ApiServer, content_type, read_body, read_document};
+use crate::view::View;
+use crate::write::{WriteCall, parse, seconds};
+
+/// How often a binding is tried again after the pod's status changed meanwhile.
+const MAX_CONFLICTS: usize = 16;
+
+impl ApiServer {
+    #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
+    pub(crate) async fn subresource(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        user: &User,
+    ) -> Result<ApiResponse, ApiError> {
+        if matches!(
+            subresource,
+            Subresource::Log
+                | Subresource::Exec
+                | Subresource::Attach
+                | Subresource::PortForward
+                | Subresource::Proxy
+        ) {
+            return self.proxy(request, info, path, kind, subresource).await;
+        }
+        if info.verb != "create" {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (parts, body) = request.into_parts();
+        let body = read_body(body).await?;
+        let document = read_document(&content_type(&parts.headers), &body, &mut Strictness::default())?;
+        let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
+        match subresource {
+            Subresource::Binding => self.bind(&call, &document).await,
+            Subresource::Eviction => self.evict(&call, &document).await,
+            Subresource::Token => self.token(&call, document).await,
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    /// A pod gets its node, once.
+    async fn bind(&self, call: &WriteCall<'_>, binding: &Value) -> Result<ApiResponse, ApiError> {
+        let node = binding["target"]["name"].as_str().unwrap_or_default();
+        if node.is_empty() {
+            return Err(ApiError::bad_request("target.name of a binding is required"));
+        }
+        if binding["target"]["kind"].as_str().is_some_and(|kind| !kind.is_empty() && kind != "Node") {
+            return Err(ApiError::bad_request("target.kind of a binding must be Node"));
+        }
+        for _ in 0..MAX_CONFLICTS {
+            let current = self.current(call).await?;
+            let old = parse(&current)?;
+            let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
+            if !uid.is_empty() && old["metadata"]["uid"] != uid {
+                return Err(ApiError::conflict(
+                    call.kind,
+                    call.name,
+                    "the pod is another one of the same name",
+                ));
+            }
+            if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+                let why = format!("pod {} is already assigned to node \"{bound}\"", call.name);
+                return Err(ApiError::conflict(call.kind, call.name, &why));
+            }
+            if !old["metadata"]["deletionTimestamp"].is_null() {
+                return Err(ApiError::conflict(
+                    call.kind,
+                    call.name,
+                    &format!("pod {} is being deleted, cannot be assigned to a host", call.name),
+                ));
+            }
+            let mut new = old.clone();
+            new["spec"]["nodeName"] = node.into();
+            set_scheduled(&mut new, &seconds(call.now));
+            for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+                new["metadata"]["annotations"][key] = value.clone();
+            }
+            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Resize, call.user);
+            if call.dry_run || self.replace(&write, &current, old, new, None).await?.is_some() {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+                return Ok(respond::json_value(StatusCode::CREATED, &status));
+            }
+        }
+        Err(ApiError::modified(call.kind, call.name))
+    }
+
+    /// A polite delete. Disruption budgets join here.
+    async fn evict(&self, call: &WriteCall<'_>, eviction: &Value) -> Result<ApiResponse, ApiError> {
+        let options = DeleteOptions::parse(&eviction["deleteOptions"], &crate::request::Query::default())?;
+        self.delete(call, &options).await?;
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(respond::json_value(StatusCode::CREATED, &status))
+    }
+
+    /// `authentication.k8s.io/v1.TokenRequest` for a service account.
+    async fn token(&self, call: &WriteCall<'_>, mut request: Value) -> Result<ApiResponse, ApiError> {
+        let account = parse(&self.current(call).await?)?;
+        let lifetime = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+        if lifetime < MIN_SECONDS {
+            return Err(ApiError::bad_request("may not specify a duration less than 10 minutes"));
+        }
+        let lifetime = lifetime.min(MAX_SECONDS);
+        let mut audiences: Vec<String> = request["spec"]["audiences"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        if audiences.is_empty() {
+            audiences.push(self.tokens.audience().to_owned());
+        }
+        let bound = &request["spec"]["boundObjectRef"];
+        let bound_to = match (bound["kind"].as_str(), bound["name"].as_str()) {
+            (Some(kind), Some(name)) => {
+                Some((kind.to_owned(), name.to_owned(), self.bound_uid(call, bound, &account).await?))
+            }
+            _ => None,
+        };
+        if let Some(node) = node_of(call.user)
+            && bound_to.as_ref().is_none_or(|(kind, _, _)| kind != "Pod")
+        {
+            let why = format!("node \"{node}\" can only request tokens bound to its own pods");
+            return Err(ApiError::forbidden("", "serviceaccounts", call.name, why));
+        }
+        let now = call.now.as_second();
+        let claims = Claims {
+            namespace: call.namespace,
+            service_account: call.name,
+            service_account_uid: account["metadata"]["uid"].as_str().unwrap_or_default(),
+            bound_to: bound_to.as_ref().map(|(kind, name, uid)| (kind.as_str(), name.as_str(), uid.as_str())),
+            audiences: &audiences,
+            issued_at: now,
+            expires_at: now + lifetime,
+        };
+        let token = self.tokens.sign(&claims).map_err(ApiError::internal)?;
+        let expires = jiff::Timestamp::from_second(now + lifetime).unwrap_or(call.now);
+        request["kind"] = "TokenRequest".into();
+        request["apiVersion"] = "authentication.k8s.io/v1".into();
+        request["metadata"] = json!({"name": call.name, "namespace": call.namespace});
+        request["spec"]["audiences"] = json!(audiences);
+        request["spec"]["expirationSeconds"] = lifetime.into();
+        request["status"] = json!({"token": token, "expirationTimestamp": seconds(expires)});
+        Ok(respond::json_value(StatusCode::CREATED, &request))
+    }
+
+    /// The uid of the object a token is to die with; only pods of the account (and, for a node, on it) will do.
+    async fn bound_uid(
+        &self,
+        call: &WriteCall<'_>,
+        bound: &Value,
+        account: &Value,
+    ) -> Result<String, ApiError> {
+        let (kind, name) =
+            (bound["kind"].as_str().unwrap_or_default(), bound["name"].as_str().unwrap_or_default());
+        let resource = match kind {
+            "Pod" => "pods",
+            "Secret" => "secrets",
+            other => {
+                return Err(ApiError::bad_request(format!("cannot bind a token to objects of kind {other}")));
+            }
+        };
+        let target = self.registry.find("", "v1", resource).ok_or_else(ApiError::no_such_path)?.clone();
+        let kv = self.store.get(&target.store_key(call.namespace, name)).await?;
+        let object = parse(&kv.ok_or_else(|| ApiError::not_found(&target, name))?)?;
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        if bound["uid"].as_str().is_some_and(|wanted| !wanted.is_empty() && wanted != uid) {
+            return Err(ApiError::conflict(
+                &target,
+                name,
+                "the UID in the bound object reference does not match",
+            ));
+        }
+        if kind == "Pod" {
+            if object["spec"]["serviceAccountName"] != account["metadata"]["name"] {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+                    call.name
+                )));
+            }
+            if let Some(node) = node_of(call.user).filter(|node| object["spec"]["nodeName"] != *node) {
+                let why = format!("pod {name} does not run on node \"{node}\"");
+                return Err(ApiError::forbidden("", "serviceaccounts", call.name, why));
+            }
+        }
+        Ok(uid)
+    }
+}
+
+/// Sets the condition `PodScheduled`.
+fn set_scheduled(pod: &mut Value, now: &str) {
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
+        conditions.retain(|c| c["type"] != "PodScheduled");
+        conditions.push(condition);
+    }
+}

@@ -1,0 +1,163 @@
+//! Views of an object that have an address of their own and take writes: status, scale, finalize, resize.
+//!
+//! A view knows which document the client sees and how a changed document goes back into the object; the write path is
+//! the same for all.
+
+use bytes::Bytes;
+use sampan_api::kind::Subresource;
+use sampan_api::registry::Kind;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::write::copy_field;
+
+/// Which part of an object a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// The object itself.
+    Object,
+    /// `.status` only.
+    Status,
+    /// `autoscaling/v1.Scale`: how many of it.
+    Scale,
+    /// `.spec.finalizers` of a namespace.
+    Finalize,
+    /// Container resources of a pod.
+    Resize,
+    /// Ephemeral containers of a pod.
+    EphemeralContainers,
+}
+
+impl View {
+    /// The view behind a subresource, if it is one.
+    pub(crate) fn of_subresource(subresource: Subresource) -> Option<Self> {
+        match subresource {
+            Subresource::Status => Some(Self::Status),
+            Subresource::Scale => Some(Self::Scale),
+            Subresource::Finalize => Some(Self::Finalize),
+            Subresource::Resize => Some(Self::Resize),
+            Subresource::EphemeralContainers => Some(Self::EphemeralContainers),
+            _ => None,
+        }
+    }
+
+    /// Name for `managedFields`.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Object => "",
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Finalize => "finalize",
+            Self::Resize => "resize",
+            Self::EphemeralContainers => "ephemeralcontainers",
+        }
+    }
+
+    /// Type name, `apiVersion` and `kind` of the document.
+    pub(crate) fn schema(self, kind: &Kind) -> (String, String, String) {
+        match self {
+            Self::Scale => (
+                "io.k8s.api.autoscaling.v1.Scale".to_owned(),
+                "autoscaling/v1".to_owned(),
+                "Scale".to_owned(),
+            ),
+            _ => (kind.schema.to_string(), kind.api_version(), kind.kind.to_string()),
+        }
+    }
+
+    /// The document a client sees.
+    pub(crate) fn of(self, object: &Value, _kind: &Kind) -> Value {
+        match self {
+            Self::Scale => scale_of(object),
+            _ => object.clone(),
+        }
+    }
+
+    /// The bytes a client gets for an object's bytes.
+    pub(crate) fn bytes(self, bytes: Bytes, kind: &Kind) -> Bytes {
+        match self {
+            Self::Scale => {
+                let object = serde_json::from_slice(&bytes).unwrap_or_default();
+                self.of(&object, kind).to_string().into()
+            }
+            _ => bytes,
+        }
+    }
+
+    /// The object with a changed document put back into it.
+    pub(crate) fn merge_into(self, old: &Value, document: Value, _kind: &Kind) -> Result<Value, ApiError> {
+        let mut new = old.clone();
+        match self {
+            Self::Object => return Ok(document),
+            Self::Status => copy_field(&mut new, &document, "status"),
+            Self::Scale => {
+                let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);
+                new["spec"]["replicas"] = replicas.into();
+            }
+            Self::Finalize => copy_field(&mut new["spec"], &document["spec"], "finalizers"),
+            Self::EphemeralContainers => {
+                copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
+            }
+            Self::Resize => {
+                for list in ["containers", "initContainers"] {
+                    copy_resources(&mut new["spec"][list], &document["spec"][list]);
+                }
+            }
+        }
+        Ok(new)
+    }
+}
+
+fn copy_resources(to: &mut Value, from: &Value) {
+    for container in to.as_array_mut().into_iter().flatten() {
+        let same = from.as_array().into_iter().flatten().find(|c| c["name"] == container["name"]);
+        if let Some(same) = same {
+            for field in ["resources", "resizePolicy"] {
+                copy_field(container, same, field);
+            }
+        }
+    }
+}
+
+/// The `autoscaling/v1.Scale` of a workload.
+fn scale_of(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+            "creationTimestamp": metadata["creationTimestamp"],
+        },
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+    });
+    let selector = selector_text(&object["spec"]["selector"]);
+    if !selector.is_empty() {
+        scale["status"]["selector"] = selector.into();
+    }
+    scale
+}
+
+/// A label selector object in the form of query parameters.
+fn selector_text(selector: &Value) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+        parts.push(format!("{key}={}", value.as_str().unwrap_or_default()));
+    }
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = expression["key"].as_str().unwrap_or_default();
+        let values: Vec<&str> =
+            expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        parts.push(match expression["operator"].as_str() {
+            Some("In") => format!("{key} in ({})", values.join(",")),
+            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    parts.join(",")
+}

@@ -1,0 +1,740 @@
+//! The way of a write: decode, default, admit, validate, keep the books, encode once, commit.
+//!
+//! Create, update, patch and apply differ only in how the wanted document comes about; from there one path leads to the
+//! store. Everything that is true for one kind only stands in its row.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use jiff::Timestamp;
+use sampan_api::decode::{self, DecodeError, Strictness};
+use sampan_api::kind::{Storage, Subresource};
+use sampan_api::patch::apply::{self, Applied, Manager, Merged};
+use sampan_api::patch::{self, PatchError, strategic};
+use sampan_api::registry::Kind;
+use sampan_api::{defaults, metadata};
+use sampan_store::{Compare, Durability, KeyValue, Op, Transaction, TransactionResult};
+use serde_json::{Value, json};
+
+use crate::admission::{self, Admission};
+use crate::auth::User;
+use crate::encode;
+use crate::error::ApiError;
+use crate::request::Query;
+use crate::server::ApiServer;
+use crate::view::View;
+
+/// How often a server-made change is retried after somebody else was faster.
+const MAX_CONFLICTS: usize = 64;
+
+/// What to do about fields nobody knows (`fieldValidation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// A write request without its body.
+pub(crate) struct WriteCall<'a> {
+    pub(crate) kind: &'a Arc<Kind>,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) view: View,
+    pub(crate) user: &'a User,
+    /// Nothing is stored.
+    pub(crate) dry_run: bool,
+    pub(crate) manager: String,
+    field_validation: FieldValidation,
+    /// `force` of an apply.
+    force: bool,
+    pub(crate) now: Timestamp,
+}
+
+/// A finished write.
+pub(crate) struct Written {
+    pub(crate) code: StatusCode,
+    /// The object (or its view) as stored.
+    pub(crate) bytes: Bytes,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How a document changes.
+pub(crate) enum Change {
+    /// The new document.
+    Replace(Value),
+    /// RFC 6902.
+    Json(Value),
+    /// RFC 7386.
+    Merge(Value),
+    /// Kubernetes' own.
+    Strategic(Value),
+}
+
+impl<'a> WriteCall<'a> {
+    /// Reads the options of a write.
+    pub(crate) fn new(
+        kind: &'a Arc<Kind>,
+        namespace: &'a str,
+        name: &'a str,
+        view: View,
+        user: &'a User,
+        query: &Query,
+        user_agent: &str,
+    ) -> Result<Self, ApiError> {
+        let dry_run = match query.all("dryRun") {
+            [] => false,
+            values if values.iter().all(|v| v == "All") => true,
+            values => {
+                return Err(ApiError::bad_request(format!(
+                    "invalid dry run value {values:?}: only \"All\" is supported"
+                )));
+            }
+        };
+        let field_validation = match query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some(other) => return Err(ApiError::bad_request(format!("invalid fieldValidation \"{other}\""))),
+        };
+        let manager = query.get("fieldManager").map_or_else(|| manager_of(user_agent), str::to_owned);
+        if manager.len() > 128 {
+            return Err(ApiError::bad_request("fieldManager must not be longer than 128 characters"));
+        }
+        let force = query.flag("force");
+        Ok(Self {
+            kind,
+            namespace,
+            name,
+            view,
+            user,
+            dry_run,
+            manager,
+            field_validation,
+            force,
+            now: Timestamp::now(),
+        })
+    }
+
+    /// A write by the server itself.
+    pub(crate) fn internal(
+        kind: &'a Arc<Kind>,
+        namespace: &'a str,
+        name: &'a str,
+        view: View,
+        user: &'a User,
+    ) -> Self {
+        Self {
+            kind,
+            namespace,
+            name,
+            view,
+            user,
+            dry_run: false,
+            manager: "sampan".to_owned(),
+            field_validation: FieldValidation::Ignore,
+            force: false,
+            now: Timestamp::now(),
+        }
+    }
+
+    fn key(&self) -> Arc<str> {
+        self.kind.store_key(self.namespace, self.name).into()
+    }
+
+    fn manager<'b>(&'b self, api_version: &'b str, time: &'b str) -> Manager<'b> {
+        Manager { name: &self.manager, api_version, subresource: self.view.subresource(), time }
+    }
+
+    /// Drops or reports unknown fields, refuses wrong types.
+    fn conform(
+        &self,
+        schema: &str,
+        document: &mut Value,
+        strictness: &mut Strictness,
+    ) -> Result<(), ApiError> {
+        decode::conform(schema, document, strictness).map_err(|e| self.undecodable(&e))
+    }
+
+    fn undecodable(&self, error: &DecodeError) -> ApiError {
+        let what = match error {
+            DecodeError::Syntax(_) => "couldn't get version/kind; json parse error".to_owned(),
+            _ => format!(
+                "{} in version \"{}\" cannot be handled as a {}",
+                self.kind.kind, self.kind.version, self.kind.kind
+            ),
+        };
+        ApiError::bad_request(format!("{what}: {error}"))
+    }
+
+    /// What becomes of fields nobody knows.
+    fn judge(&self, strictness: Strictness) -> Result<Vec<String>, ApiError> {
+        match (strictness.problems.is_empty(), self.field_validation) {
+            (true, _) | (_, FieldValidation::Ignore) => Ok(Vec::new()),
+            (false, FieldValidation::Warn) => Ok(strictness.problems),
+            (false, FieldValidation::Strict) => Err(ApiError::bad_request(format!(
+                "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
+                self.kind.kind,
+                self.kind.version,
+                self.kind.kind,
+                strictness.problems.join(", ")
+            ))),
+        }
+    }
+
+    /// Checks and completes the identity of a document from the client.
+    fn identify(&self, document: &mut Value, schema_kind: (&str, &str)) -> Result<(), ApiError> {
+        let (api_version, kind) = schema_kind;
+        for (field, expected) in [("apiVersion", api_version), ("kind", kind)] {
+            match document[field].as_str() {
+                None | Some("") => document[field] = expected.into(),
+                Some(found) if found == expected => {}
+                Some(found) => {
+                    return Err(ApiError::bad_request(format!(
+                        "the {field} in the data ({found}) does not match the expected {field} ({expected})"
+                    )));
+                }
+            }
+        }
+        if !document["metadata"].is_object() {
+            document["metadata"] = json!({});
+        }
+        let metadata = &mut document["metadata"];
+        if self.kind.namespaced() {
+            match metadata["namespace"].as_str() {
+                None | Some("") => metadata["namespace"] = self.namespace.into(),
+                Some(found) if found == self.namespace => {}
+                Some(_) => {
+                    return Err(ApiError::bad_request(
+                        "the namespace of the provided object does not match the namespace sent on the request",
+                    ));
+                }
+            }
+        }
+        match metadata["name"].as_str() {
+            Some(found) if !self.name.is_empty() && !found.is_empty() && found != self.name => {
+                Err(ApiError::bad_request(format!(
+                    "the name of the object ({found}) does not match the name on the URL ({})",
+                    self.name
+                )))
+            }
+            None | Some("") if !self.name.is_empty() => {
+                metadata["name"] = self.name.into();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A client that names no manager is called by the first word of its user agent.
+fn manager_of(user_agent: &str) -> String {
+    let name = user_agent.split('/').next().unwrap_or_default();
+    let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// Drops an annotation-free `metadata` to what the server sets on a new object.
+fn new_books(object: &mut Value, kind: &Kind, now: Timestamp) {
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    for field in
+        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"]
+    {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), seconds(now).into());
+    if kind.generation {
+        metadata.insert("generation".into(), 1.into());
+    } else {
+        metadata.remove("generation");
+    }
+}
+
+/// RFC 3339 in whole seconds, as all API times but micro times are.
+pub(crate) fn seconds(time: Timestamp) -> String {
+    let whole = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    whole.to_string()
+}
+
+/// Suffix alphabet of generated names: no vowels, nothing that looks like something else.
+const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+fn generate_name(prefix: &str) -> String {
+    let mut name: String = prefix.chars().take(58).collect();
+    let random = uuid::Uuid::new_v4();
+    name.extend(random.as_bytes()[..5].iter().map(|b| char::from(SUFFIX[usize::from(*b) % SUFFIX.len()])));
+    name
+}
+
+/// The node heartbeats of one namespace never touch the disk.
+const HEARTBEATS: &str = "kube-node-lease";
+
+fn durability(kind: &Kind, namespace: &str) -> Durability {
+    match kind.storage {
+        Storage::Volatile => Durability::Volatile,
+        Storage::Lazy if namespace == HEARTBEATS => Durability::Volatile,
+        Storage::Lazy => Durability::Lazy,
+        Storage::Durable | Storage::Virtual => Durability::Durable,
+    }
+}
+
+/// Everything but metadata and status: what `generation` counts.
+fn same_spec(a: &Value, b: &Value) -> bool {
+    let part = |object: &Value| -> Vec<(String, Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        fields
+            .filter(|(k, _)| *k != "metadata" && *k != "status")
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    part(a) == part(b)
+}
+
+/// The same but for `managedFields` and the revision: not worth a write.
+fn same_object(a: &Value, b: &Value) -> bool {
+    let plain = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("resourceVersion");
+            if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+                for entry in entries {
+                    entry["time"] = Value::Null;
+                }
+            }
+        }
+        object
+    };
+    plain(a) == plain(b)
+}
+
+impl ApiServer {
+    /// Creates an object from a document.
+    pub(crate) async fn create(
+        &self,
+        call: &WriteCall<'_>,
+        mut document: Value,
+        mut strictness: Strictness,
+    ) -> Result<Written, ApiError> {
+        let kind = call.kind;
+        call.conform(&kind.schema, &mut document, &mut strictness)?;
+        let warnings = call.judge(strictness)?;
+        call.identify(&mut document, (&kind.api_version(), &kind.kind))?;
+        if document["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty()) {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let generated = document["metadata"]["name"].as_str().is_none_or(str::is_empty)
+            && document["metadata"]["generateName"].as_str().is_some_and(|p| !p.is_empty());
+        for _ in 0..8 {
+            let mut object = document.clone();
+            if generated {
+                let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+                object["metadata"]["name"] = generate_name(&prefix).into();
+            }
+            match self.create_once(call, object, None).await {
+                // A generated name that is taken is the server's bad luck, not the client's.
+                Err(e) if generated && e.reason == "AlreadyExists" => {}
+                other => return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings }),
+            }
+        }
+        Err(ApiError::already_exists(kind, document["metadata"]["generateName"].as_str().unwrap_or_default()))
+    }
+
+    async fn create_once(
+        &self,
+        call: &WriteCall<'_>,
+        mut object: Value,
+        merged: Option<Box<Merged>>,
+    ) -> Result<Bytes, ApiError> {
+        let kind = call.kind;
+        new_books(&mut object, kind, call.now);
+        if kind.has(Subresource::Status)
+            && !kind.status_on_create
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.remove("status");
+        }
+        (kind.strategy.prepare_create)(&mut object);
+        defaults::apply(&kind.schema, &mut object);
+        (kind.strategy.default)(&mut object);
+        let admission = Admission {
+            server: self,
+            kind,
+            namespace: call.namespace,
+            user: call.user,
+            old: None,
+            view: call.view,
+            dry_run: call.dry_run,
+        };
+        let held = admission::mutate(&admission, &mut object).await?;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
+        errors.extend((kind.strategy.validate)(&object));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(kind, &name, &errors));
+        }
+        admission::validate(&admission, &object)?;
+        let (api_version, time) = (kind.api_version(), seconds(call.now));
+        let manager = call.manager(&api_version, &time);
+        match merged {
+            Some(merged) => merged.track(&mut object, &manager),
+            None => apply::track_update(&kind.schema, None, &mut object, &manager),
+        }
+        let key: Arc<str> = kind.store_key(call.namespace, &name).into();
+        if call.dry_run {
+            return match self.store.get(&key).await? {
+                Some(_) => Err(ApiError::already_exists(kind, &name)),
+                None => Ok(encode::with_revision(&object, self.store.revision().0)),
+            };
+        }
+        let mut compare = vec![Compare::Absent(key.clone())];
+        if kind.namespaced() {
+            compare.push(Compare::Present(namespace_key(call.namespace)));
+        }
+        let put = Op::Put {
+            key: key.clone(),
+            value: encode::for_store(&object),
+            durability: durability(kind, call.namespace),
+        };
+        match self.store.transact(Transaction { compare, ops: vec![put] }).await? {
+            TransactionResult::Committed { mut puts, .. } => {
+                held.commit();
+                puts.pop()
+                    .map(|kv| kv.value)
+                    .ok_or_else(|| ApiError::internal("the store returned no object"))
+            }
+            TransactionResult::Conflict { key: taken, .. } if taken == key => {
+                Err(ApiError::already_exists(kind, &name))
+            }
+            TransactionResult::Conflict { .. } => Err(namespace_missing(call.namespace)),
+        }
+    }
+
+    /// Replaces or patches an object, or one of its views.
+    pub(crate) async fn change(
+        &self,
+        call: &WriteCall<'_>,
+        change: &Change,
+        strictness: &Strictness,
+    ) -> Result<Written, ApiError> {
+        let mut warnings = Vec::new();
+        let mut seen_problems = false;
+        let mut retries = 0;
+        loop {
+            let current = self.current(call).await?;
+            let old = parse(&current)?;
+            let document = call.view.of(&old, call.kind);
+            let (mut wanted, mut found) = match change {
+                Change::Replace(wanted) => (wanted.clone(), strictness.clone()),
+                patch => (patched(call, document, patch)?, Strictness::default()),
+            };
+            let (schema, api_version, kind_name) = call.view.schema(call.kind);
+            call.conform(&schema, &mut wanted, &mut found)?;
+            if !seen_problems {
+                warnings = call.judge(found)?;
+                seen_problems = true;
+            }
+            call.identify(&mut wanted, (&api_version, &kind_name))?;
+            let revision = wanted["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            let conditional = !revision.is_empty()
+                && !matches!(change, Change::Merge(p) | Change::Strategic(p) if p["metadata"].get("resourceVersion").is_none());
+            if conditional && revision != current.mod_revision.0.to_string() {
+                return Err(ApiError::modified(call.kind, call.name));
+            }
+            check_uid(call, &old, &wanted)?;
+            let new = call.view.merge_into(&old, wanted, call.kind)?;
+            match self.replace(call, &current, old, new, None).await? {
+                Some(bytes) => {
+                    return Ok(Written {
+                        code: StatusCode::OK,
+                        bytes: call.view.bytes(bytes, call.kind),
+                        warnings,
+                    });
+                }
+                None if conditional && matches!(change, Change::Replace(_)) => {
+                    return Err(ApiError::modified(call.kind, call.name));
+                }
+                None if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
+                None => retries += 1,
+            }
+        }
+    }
+
+    /// Server-side apply: creates when there is nothing yet.
+    pub(crate) async fn apply(
+        &self,
+        call: &WriteCall<'_>,
+        mut configuration: Value,
+        mut strictness: Strictness,
+    ) -> Result<Written, ApiError> {
+        let kind = call.kind;
+        call.conform(&kind.schema, &mut configuration, &mut strictness)?;
+        let warnings = call.judge(strictness)?;
+        if configuration["apiVersion"].is_null() || configuration["kind"].is_null() {
+            return Err(ApiError::bad_request("apiVersion and kind must be set in an apply configuration"));
+        }
+        call.identify(&mut configuration, (&kind.api_version(), &kind.kind))?;
+        if !configuration["metadata"]["managedFields"].is_null() {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        let (api_version, time) = (kind.api_version(), seconds(call.now));
+        for _ in 0..MAX_CONFLICTS {
+            let current = self.store.get(&call.key()).await?;
+            let old = current.as_ref().map(parse).transpose()?;
+            let wanted_revision = configuration["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            if !wanted_revision.is_empty()
+                && current.as_ref().is_none_or(|kv| kv.mod_revision.0.to_string() != wanted_revision)
+            {
+                return Err(ApiError::modified(kind, call.name));
+            }
+            let manager = call.manager(&api_version, &time);
+            let merged = match apply::apply(&kind.schema, old.as_ref(), &configuration, &manager, call.force)
+            {
+                Applied::Merged(merged) => merged,
+                Applied::Conflicts(conflicts) => return Err(apply_conflict(&conflicts)),
+            };
+            let new = merged.object.clone();
+            match (current, old) {
+                (Some(current), Some(old)) => {
+                    let new = call.view.merge_into(&old, new, kind)?;
+                    if let Some(bytes) = self.replace(call, &current, old, new, Some(merged)).await? {
+                        return Ok(Written { code: StatusCode::OK, bytes, warnings });
+                    }
+                }
+                _ if call.view != View::Object => return Err(ApiError::not_found(kind, call.name)),
+                _ => match self.create_once(call, new, Some(merged)).await {
+                    Err(e) if e.reason == "AlreadyExists" => {}
+                    other => {
+                        return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings });
+                    }
+                },
+            }
+        }
+        Err(ApiError::modified(kind, call.name))
+    }
+
+    /// The stored object a call is about.
+    pub(crate) async fn current(&self, call: &WriteCall<'_>) -> Result<KeyValue, ApiError> {
+        self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
+    }
+
+    /// Completes, checks and stores the successor of an object. `None`: somebody else changed it meanwhile.
+    pub(crate) async fn replace(
+        &self,
+        call: &WriteCall<'_>,
+        current: &KeyValue,
+        old: Value,
+        mut new: Value,
+        merged: Option<Box<Merged>>,
+    ) -> Result<Option<Bytes>, ApiError> {
+        let kind = call.kind;
+        keep_books(&mut new, &old);
+        if call.view == View::Object && kind.has(Subresource::Status) {
+            copy_field(&mut new, &old, "status");
+        }
+        if call.view == View::Object {
+            (kind.strategy.prepare_update)(&mut new, &old);
+        }
+        defaults::apply(&kind.schema, &mut new);
+        (kind.strategy.default)(&mut new);
+        let admission = Admission {
+            server: self,
+            kind,
+            namespace: call.namespace,
+            user: call.user,
+            old: Some(&old),
+            view: call.view,
+            dry_run: call.dry_run,
+        };
+        let held = admission::mutate(&admission, &mut new).await?;
+        let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
+        errors.extend(metadata::validate_update(&new, &old));
+        if call.view != View::Status {
+            errors.extend((kind.strategy.validate)(&new));
+        }
+        if call.view == View::Object {
+            errors.extend((kind.strategy.validate_update)(&new, &old));
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(kind, call.name, &errors));
+        }
+        admission::validate(&admission, &new)?;
+        if kind.generation && !same_spec(&new, &old) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            new["metadata"]["generation"] = generation.into();
+        }
+        let (api_version, time) = (kind.api_version(), seconds(call.now));
+        let manager = call.manager(&api_version, &time);
+        match merged {
+            Some(merged) => merged.track(&mut new, &manager),
+            None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
+        }
+        if same_object(&new, &old) {
+            return Ok(Some(current.value.clone()));
+        }
+        if call.dry_run {
+            return Ok(Some(encode::with_revision(&new, current.mod_revision.0)));
+        }
+        let key = current.key.clone();
+        let op = if is_finished(&new, kind) {
+            Op::Delete { key: key.clone() }
+        } else {
+            Op::Put {
+                key: key.clone(),
+                value: encode::for_store(&new),
+                durability: durability(kind, call.namespace),
+            }
+        };
+        let compare = vec![Compare::ModRevision(key, current.mod_revision)];
+        match self.store.transact(Transaction { compare, ops: vec![op] }).await? {
+            TransactionResult::Committed { revision, mut puts } => {
+                held.commit();
+                match puts.pop() {
+                    Some(kv) => Ok(Some(kv.value)),
+                    None => {
+                        self.deleted(kind, &new);
+                        Ok(Some(encode::with_revision(&new, revision.0)))
+                    }
+                }
+            }
+            TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
+            TransactionResult::Conflict { .. } => Ok(None),
+        }
+    }
+}
+
+/// Store key of a namespace.
+pub(crate) fn namespace_key(namespace: &str) -> Arc<str> {
+    format!("/namespaces/{namespace}").into()
+}
+
+/// The namespace a request names does not exist.
+pub(crate) fn namespace_missing(namespace: &str) -> ApiError {
+    let mut error =
+        ApiError::new(StatusCode::NOT_FOUND, "NotFound", format!("namespaces \"{namespace}\" not found"));
+    error.details = Some(json!({"name": namespace, "kind": "namespaces"}));
+    error
+}
+
+/// Reads a stored object.
+pub(crate) fn parse(kv: &KeyValue) -> Result<Value, ApiError> {
+    serde_json::from_slice(&kv.value)
+        .map_err(|e| ApiError::internal(format!("stored object {} is damaged: {e}", kv.key)))
+}
+
+fn patched(call: &WriteCall<'_>, mut document: Value, change: &Change) -> Result<Value, ApiError> {
+    let result = match change {
+        Change::Replace(wanted) => {
+            document = wanted.clone();
+            Ok(())
+        }
+        Change::Json(patch) => patch::json_patch(&mut document, patch.clone()),
+        Change::Merge(patch) => patch::merge_patch(&mut document, patch),
+        Change::Strategic(patch) => {
+            let (schema, _, _) = call.view.schema(call.kind);
+            strategic::strategic_merge_patch(&schema, &mut document, patch)
+        }
+    };
+    result.map_err(|error| match error {
+        PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+        PatchError::TooManyOperations(_) => {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", error.to_string())
+        }
+        PatchError::DoesNotApply(_) => ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {error}"),
+        ),
+    })?;
+    Ok(document)
+}
+
+fn check_uid(call: &WriteCall<'_>, old: &Value, wanted: &Value) -> Result<(), ApiError> {
+    let (have, want) = (&old["metadata"]["uid"], &wanted["metadata"]["uid"]);
+    if want.as_str().is_some_and(|uid| !uid.is_empty()) && want != have {
+        let why = format!(
+            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            want.as_str().unwrap_or_default(),
+            have.as_str().unwrap_or_default()
+        );
+        return Err(ApiError::conflict(call.kind, call.name, &why));
+    }
+    Ok(())
+}
+
+fn apply_conflict(conflicts: &[apply::Conflict]) -> ApiError {
+    let owner = |conflict: &apply::Conflict| {
+        if conflict.api_version.is_empty() {
+            format!("\"{}\"", conflict.manager)
+        } else {
+            format!("\"{}\" using {}", conflict.manager, conflict.api_version)
+        }
+    };
+    let causes: Vec<Value> = conflicts
+        .iter()
+        .map(|c| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {}", owner(c)), "field": c.field}))
+        .collect();
+    let mut lines: Vec<String> = Vec::new();
+    let mut owners: Vec<String> = conflicts.iter().map(owner).collect();
+    owners.dedup();
+    for owned_by in &owners {
+        let fields: Vec<&str> =
+            conflicts.iter().filter(|c| owner(c) == *owned_by).map(|c| c.field.as_str()).collect();
+        lines.push(match fields.as_slice() {
+            [one] => format!("conflict with {owned_by}: {one}"),
+            many => format!("conflicts with {owned_by}:\n- {}", many.join("\n- ")),
+        });
+    }
+    let count = conflicts.len();
+    let plural = if count == 1 { "conflict" } else { "conflicts" };
+    let mut error = ApiError::new(
+        StatusCode::CONFLICT,
+        "Conflict",
+        format!("Apply failed with {count} {plural}: {}", lines.join("\n")),
+    );
+    error.details = Some(json!({"causes": causes}));
+    error
+}
+
+/// What a client cannot change stays as it was.
+fn keep_books(new: &mut Value, old: &Value) {
+    const KEPT: &[&str] = &[
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+    ];
+    let Some(metadata) = new["metadata"].as_object_mut() else { return };
+    for field in KEPT {
+        match old["metadata"].get(*field) {
+            Some(value) => metadata.insert((*field).to_owned(), value.clone()),
+            None => metadata.remove(*field),
+        };
+    }
+    metadata.remove("selfLink");
+    if let Some(revision) = old["metadata"].get("resourceVersion") {
+        metadata.insert("resourceVersion".to_owned(), revision.clone());
+    }
+}
+
+/// Copies a top-level field, or its absence.
+pub(crate) fn copy_field(to: &mut Value, from: &Value, field: &str) {
+    let Some(object) = to.as_object_mut() else { return };
+    match from.get(field) {
+        Some(value) => object.insert(field.to_owned(), value.clone()),
+        None => object.remove(field),
+    };
+}
+
+/// A dying object that nobody holds any more.
+pub(crate) fn is_finished(object: &Value, kind: &Kind) -> bool {
+    let metadata = &object["metadata"];
+    let held = |list: &Value| list.as_array().is_some_and(|finalizers| !finalizers.is_empty());
+    !metadata["deletionTimestamp"].is_null()
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !held(&metadata["finalizers"])
+        && !(kind.has(Subresource::Finalize) && held(&object["spec"]["finalizers"]))
+}
