@@ -1,0 +1,266 @@
+//! Benchmarks of a cluster through its API, the same for sampan and for any other Kubernetes.
+//!
+//! Four questions: how fast is the API (`api`), how fast do pods come and go (`pods`), what does a
+//! cluster cost that does nothing (`idle`), and how long does it take to start (`start`). The first
+//! three take several clusters and put them side by side, one after the other, never at once.
+//!
+//! Nothing here knows sampan's crates: what is measured is what a user of the binary and of kubectl
+//! would see. `README.md` tells how to read the numbers.
+#![forbid(unsafe_code)]
+
+mod error;
+mod objects;
+mod pods;
+mod processes;
+mod report;
+mod samples;
+mod start;
+mod target;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use error::{BenchError, Result, chain};
+use objects::ObjectLoad;
+use pods::PodLoad;
+use processes::ProcessGroup;
+use report::Report;
+use start::StartLoad;
+use target::Target;
+
+/// Measures Kubernetes clusters.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+    /// Also write the results as JSON to this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Throughput and latency of the API: create, get, list, update, delete and watch.
+    Api {
+        #[command(flatten)]
+        targets: Targets,
+        /// Numbers of clients, each with a connection of its own.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256])]
+        clients: Vec<usize>,
+        /// Requests per kind of operation and number of clients.
+        #[arg(long, default_value_t = 2000)]
+        operations: usize,
+        /// Objects of 1 KB in the list that is read.
+        #[arg(long, default_value_t = 500)]
+        listed: usize,
+        /// Changes that every watcher sees.
+        #[arg(long, default_value_t = 100)]
+        events: usize,
+    },
+    /// Time from creating pods until they run, and from deleting them until they are gone.
+    Pods {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        pod: PodArgs,
+        /// Numbers of pods.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50, 100])]
+        counts: Vec<usize>,
+        /// The processes of a target, to measure the memory per pod: `target=pid,pid` (with all
+        /// descendants) or `target=name` (every process whose name begins so).
+        #[arg(long, value_name = "TARGET=PROCESSES")]
+        processes: Vec<ProcessGroup>,
+    },
+    /// Memory, CPU and writes of clusters that have nothing to do.
+    Idle {
+        /// The processes of a cluster: `target=pid,pid` (with all descendants) or `target=name`
+        /// (every process whose name begins so). May be given more than once.
+        #[arg(long, required = true, value_name = "TARGET=PROCESSES")]
+        processes: Vec<ProcessGroup>,
+        /// How long to watch, in seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Time from starting a sampan binary until the first pod runs.
+    Start {
+        /// The binary to start.
+        #[arg(long)]
+        binary: PathBuf,
+        /// The name in the table.
+        #[arg(long, default_value = "sampan")]
+        name: String,
+        /// How often to start.
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        /// An image archive to load before each start; without one no pod is run.
+        #[arg(long, value_name = "FILE")]
+        image_archive: Option<PathBuf>,
+        #[command(flatten)]
+        pod: PodArgs,
+    },
+}
+
+#[derive(Args)]
+struct Targets {
+    /// A cluster to measure. May be given more than once: the first is compared with the others.
+    #[arg(long = "target", required = true, value_name = "NAME=KUBECONFIG")]
+    targets: Vec<Target>,
+}
+
+#[derive(Args)]
+struct PodArgs {
+    /// The image of the pods. Must be on the nodes, or pulling it is what is measured.
+    #[arg(long, default_value = "sampan.local/demo:latest")]
+    image: String,
+    /// The command of the pods, split at spaces; without it the image's own.
+    #[arg(long, value_delimiter = ' ', allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Grace period of deletions, in seconds. A program that ignores SIGTERM takes all of it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    grace_seconds: u32,
+    /// How long all pods of one count may take, in seconds.
+    #[arg(long, default_value_t = 240)]
+    limit_seconds: u64,
+}
+
+impl PodArgs {
+    fn load(self, counts: Vec<usize>) -> PodLoad {
+        PodLoad {
+            counts,
+            image: self.image,
+            command: self.command,
+            grace_seconds: self.grace_seconds,
+            limit: Duration::from_secs(self.limit_seconds),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut report = Report::default();
+    let result = run(cli.command, &mut report).await;
+    // What was measured before a failure is still worth having.
+    print!("{}", report.table());
+    let written = cli.json.map_or(Ok(()), |path| report.write_json(&path));
+    for failed in [&result, &written] {
+        if let Err(error) = failed {
+            eprintln!("bench: {}", chain(error));
+        }
+    }
+    if result.is_ok() && written.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn run(verb: Verb, report: &mut Report) -> Result<()> {
+    match verb {
+        Verb::Api {
+            targets,
+            clients,
+            operations,
+            listed,
+            events,
+        } => {
+            check_counts(&clients)?;
+            let load = ObjectLoad {
+                clients,
+                operations,
+                listed,
+                events,
+            };
+            for target in &targets.targets {
+                eprintln!("bench: API of {}", target.name);
+                report.add(&target.name, objects::measure(target, &load).await?);
+            }
+        }
+        Verb::Pods {
+            targets,
+            pod,
+            counts,
+            processes,
+        } => {
+            check_counts(&counts)?;
+            let load = pod.load(counts);
+            for target in &targets.targets {
+                eprintln!("bench: pods of {}", target.name);
+                let group = processes.iter().find(|group| group.target == target.name);
+                report.add(&target.name, pods::measure(target, &load, group).await?);
+            }
+        }
+        Verb::Idle { processes, seconds } => {
+            for group in &processes {
+                eprintln!("bench: {seconds} s of {} doing nothing", group.target);
+                let measures = processes::measure_idle(group, Duration::from_secs(seconds)).await?;
+                report.add(&group.target, measures);
+            }
+        }
+        Verb::Start {
+            binary,
+            name,
+            runs,
+            image_archive,
+            pod,
+        } => {
+            check_counts(&[runs])?;
+            eprintln!("bench: {runs} starts of {}", binary.display());
+            let load = StartLoad {
+                binary,
+                runs,
+                image_archive,
+                pod: pod.load(Vec::new()),
+            };
+            report.add(&name, start::measure(&load).await?);
+        }
+    }
+    Ok(())
+}
+
+fn check_counts(counts: &[usize]) -> Result<()> {
+    if counts.contains(&0) {
+        return Err(BenchError::new(
+            "a number of clients, pods or runs must be at least 1",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_targets_and_counts() {
+        let words = [
+            "bench", "pods", "--target", "a=/a", "--target", "b=/b", "--counts", "1,5",
+        ];
+        let more = ["--command", "sleep 60", "--json", "out"];
+        let cli = Cli::try_parse_from(words.iter().chain(&more));
+        let Ok(Cli {
+            command: Verb::Pods {
+                targets, counts, pod, ..
+            },
+            json,
+        }) = cli
+        else {
+            panic!("not understood");
+        };
+        assert_eq!(targets.targets.len(), 2);
+        assert_eq!(counts, [1, 5]);
+        assert_eq!(pod.command, ["sleep", "60"]);
+        assert_eq!(json, Some(PathBuf::from("out")));
+    }
+}
