@@ -8,9 +8,9 @@ use crate::{Ipv4Cidr, NetworkError};
 /// The network of one cluster on one machine.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// The cluster's name: part of the names of the bridge and of the nftables table.
+    /// The cluster's name: part of the names of the anchor and of the nftables table.
     pub name: String,
-    /// Where this node's pods get their addresses. The first address is the bridge's, and the pods' DNS server.
+    /// Where this node's pods get their addresses. The first address is the anchor's, and the pods' DNS server.
     pub pod_cidr: Ipv4Cidr,
     /// Where ClusterIPs come from. Traffic to an address of it that no service has is refused.
     pub service_cidr: Ipv4Cidr,
@@ -56,7 +56,7 @@ impl NetworkConfig {
         Ok(())
     }
 
-    /// The bridge's address: first of the pod range.
+    /// The anchor's address: first of the pod range.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.pod_cidr.network().to_bits() + 1)
     }

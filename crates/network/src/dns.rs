@@ -1,6 +1,6 @@
 //! The DNS server for pods: the cluster's names from the cluster's state, all others from the node's name servers.
 //!
-//! It runs in the node's process and listens on the bridge's address, so a query passes no address translation and no
+//! It runs in the node's process and listens on the anchor's address, so a query passes no address translation and no
 //! other machine. Deciding is in `answer.rs` and pure; this file is sockets and messages.
 
 mod answer;
@@ -52,7 +52,7 @@ pub struct DnsServer {
 impl DnsServer {
     /// Listens on `address` over UDP and TCP, and answers for the zone `domain` (`cluster.local`) from `names` and for
     /// everything else from the `upstream` name servers (see [`system_upstreams`]); without any, other names are refused.
-    /// With port 0 the kernel chooses one. The address must be there already, the bridge's from [`crate::Network::start`]
+    /// With port 0 the kernel chooses one. The address must be there already, the anchor's from [`crate::Network::start`]
     /// on.
     ///
     /// # Errors

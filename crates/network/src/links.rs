@@ -1,11 +1,15 @@
-//! The bridge, and one veth pair per pod.
+//! The anchor, and one veth pair per pod.
+//!
+//! The anchor is a link that holds the gateway's address and the routes of the cluster's two ranges; no packet leaves by
+//! it. It is a bridge without ports, because not every kernel has the dummy link. A pod's link is not connected to
+//! anything but the node, which has a route to the pod's address on it. Making it a port of the bridge lost: with `bridge-nf-call-iptables` on, the kernel's default, a bridge translates a service's address itself
+//! and hands the packet to the other pod past the node's routing, and frames between pods escape the node's rules.
+//!
+//! Both ends know each other's hardware address from the start, so that no first packet waits for a neighbour.
 //!
 //! The pair is made with its far end already in the pod's namespace: moving it there afterwards waits for the kernel's
 //! network-wide synchronisation and takes fifteen times as long. Sockets for a namespace are made by the netlink library
 //! on a short-lived thread inside it; none of our threads ever changes its namespace.
-//!
-//! Ports of the bridge are isolated from each other: the link layer carries packets between a pod and the node, never
-//! between pods.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -16,41 +20,35 @@ use nlink::Route;
 use nlink::netlink::Connection;
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::devconf::Ipv4Devconf;
-use nlink::netlink::link::{BridgeLink, BridgePortConfig, LinkCreateExt, VethLink};
+use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::messages::LinkMessage;
+use nlink::netlink::neigh::Neighbor;
 use nlink::netlink::route::Ipv4Route;
 use nlink::netlink::sysctl;
 use nlink::netlink::types::route::RouteScope;
 
-use crate::NetworkError;
 use crate::config::NetworkConfig;
 use crate::names::{self, Names, POD_INTERFACE};
+use crate::{Ipv4Cidr, NetworkError};
 
 /// Where no default route tells the size of packets.
 const ETHERNET_MTU: u32 = 1500;
 
-/// The bridge of one cluster, up and addressed.
+/// The links of one cluster.
 pub(crate) struct Links {
     host: Connection<Route>,
-    bridge: String,
-    bridge_index: u32,
+    pods: Ipv4Cidr,
     gateway: Ipv4Addr,
     mtu: u32,
 }
 
 impl Links {
-    /// Makes the bridge, or takes over the one that is there with all pods on it.
+    /// Makes the anchor, or takes over the one that is there.
     pub(crate) async fn start(config: &NetworkConfig, names: &Names) -> Result<Self, NetworkError> {
         let host = open_host()?;
         let mtu = uplink_mtu(&host).await?;
-        let bridge_index = ensure_bridge(&host, config, &names.bridge, mtu).await?;
-        Ok(Self {
-            host,
-            bridge: names.bridge.clone(),
-            bridge_index,
-            gateway: config.gateway(),
-            mtu,
-        })
+        ensure_anchor(&host, config, &names.anchor, mtu).await?;
+        Ok(Self { host, pods: config.pod_cidr, gateway: config.gateway(), mtu })
     }
 
     /// Makes the pod's link, or completes it: safe to repeat.
@@ -67,7 +65,8 @@ impl Links {
             self.detach(address).await?;
             self.create(address, &file).await?;
         }
-        self.configure(&inside, address).await
+        self.configure_host_end(address).await?;
+        self.configure_pod_end(&inside, address).await
     }
 
     /// Removes the pod's link, if there is one; with the node's end goes the pod's.
@@ -75,45 +74,54 @@ impl Links {
         remove_link(&self.host, &names::pod_link(address)).await
     }
 
-    /// The addresses of the pods that have a link on the bridge.
+    /// The addresses of the cluster's pods that have a link.
     pub(crate) async fn attached(&self) -> Result<Vec<Ipv4Addr>, NetworkError> {
-        Ok(ports(&self.host, self.bridge_index)
-            .await?
-            .iter()
-            .filter_map(|name| names::pod_address(name))
-            .collect())
+        pod_links(&self.host, self.pods).await
     }
 
     /// Whether both ends of the pod's link are there, and in the right places.
     async fn is_attached(&self, inside: &Connection<Route>, address: Ipv4Addr) -> Result<bool, NetworkError> {
         let ours = find(&self.host, &names::pod_link(address)).await?;
         let theirs = find(inside, POD_INTERFACE).await?;
-        let on_bridge = ours.is_some_and(|link| link.master() == Some(self.bridge_index));
+        let on_node = ours.is_some_and(|link| link.master().is_none());
         let in_pod = theirs.is_some_and(|link| link.address() == Some(&names::hardware_address(address)[..]));
-        Ok(on_bridge && in_pod)
+        Ok(on_node && in_pod)
     }
 
     async fn create(&self, address: Ipv4Addr, netns: &File) -> Result<(), NetworkError> {
         let name = names::pod_link(address);
-        let failed =
-            || NetworkError::netlink(format!("create link {name} between {} and a pod", self.bridge));
+        let failed = NetworkError::netlink(format!("create link {name} to a pod"));
         let pair = VethLink::new(name.as_str(), POD_INTERFACE)
             .mtu(self.mtu)
             .address(names::host_end_hardware_address(address))
             .peer_address(names::hardware_address(address))
-            .peer_netns_fd(netns)
-            .master(self.bridge.as_str())
-            .up();
-        self.host.add_link(pair).await.map_err(failed())?;
-        let port = BridgePortConfig::new().isolated(true).mcast_flood(false);
-        self.host
-            .set_bridge_port(name.as_str(), port)
-            .await
-            .map_err(failed())
+            .peer_netns_fd(netns);
+        self.host.add_link(pair).await.map_err(failed)
+    }
+
+    /// Readies the node's end before it comes up, then tells the node where the pod is.
+    async fn configure_host_end(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let name = names::pod_link(address);
+        let failed = || NetworkError::netlink(format!("configure link {name} to a pod"));
+        let index = index_of(&self.host, &name).await?;
+        // Packets of the node from and to 127.0.0.1 may pass here, for node ports; `nft.rs` keeps pods' packets out.
+        let settings = [(Ipv4Devconf::SendRedirects, 0), (Ipv4Devconf::RouteLocalnet, 1)];
+        self.host.set_ipv4_devconf_by_index(index, &settings).await.map_err(failed())?;
+        switch_ipv6_off(&name)?;
+        self.host.set_link_up_by_index(index).await.map_err(failed())?;
+        let pod = Neighbor::with_index_v4(index, address).lladdr(names::hardware_address(address)).permanent();
+        self.host.replace_neighbor(pod).await.map_err(failed())?;
+        let to_pod =
+            Ipv4Route::new(address, 32).dev_index(index).scope(RouteScope::Link).prefsrc(self.gateway);
+        self.host.replace_route(to_pod).await.map_err(failed())
     }
 
     /// Gives the pod's end its address and its two routes: the gateway on the link, everything else through it.
-    async fn configure(&self, inside: &Connection<Route>, address: Ipv4Addr) -> Result<(), NetworkError> {
+    async fn configure_pod_end(
+        &self,
+        inside: &Connection<Route>,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
         let failed = || NetworkError::netlink(format!("configure {POD_INTERFACE} of the pod at {address}"));
         let index = index_of(inside, POD_INTERFACE).await?;
         inside
@@ -121,63 +129,51 @@ impl Links {
             .await
             .map_err(failed())?;
         inside.set_link_up_by_index(index).await.map_err(failed())?;
-        let to_gateway = Ipv4Route::new(self.gateway, 32)
-            .dev_index(index)
-            .scope(RouteScope::Link);
+        let node = Neighbor::with_index_v4(index, self.gateway)
+            .lladdr(names::host_end_hardware_address(address))
+            .permanent();
+        inside.replace_neighbor(node).await.map_err(failed())?;
+        let to_gateway = Ipv4Route::new(self.gateway, 32).dev_index(index).scope(RouteScope::Link);
         inside.replace_route(to_gateway).await.map_err(failed())?;
         let default = Ipv4Route::default_route().gateway(self.gateway).dev_index(index);
         inside.replace_route(default).await.map_err(failed())
     }
 }
 
-/// Removes the cluster's bridge and every pod's link on it. Tells whether another cluster's bridge remains.
-pub(crate) async fn destroy(names: &Names) -> Result<bool, NetworkError> {
+/// Removes the cluster's anchor and every pod's link. Tells whether another cluster's anchor remains.
+pub(crate) async fn destroy(config: &NetworkConfig, names: &Names) -> Result<bool, NetworkError> {
     let host = open_host()?;
-    if let Some(bridge) = find(&host, &names.bridge).await? {
-        for port in ports(&host, bridge.ifindex()).await? {
-            remove_link(&host, &port).await?;
-        }
-        remove_link(&host, &names.bridge).await?;
+    for address in pod_links(&host, config.pod_cidr).await? {
+        remove_link(&host, &names::pod_link(address)).await?;
     }
-    let links = host
-        .get_links()
-        .await
-        .map_err(NetworkError::netlink("list links"))?;
-    Ok(links
-        .iter()
-        .any(|link| link.name_or("").starts_with(names::BRIDGE_PREFIX)))
+    remove_link(&host, &names.anchor).await?;
+    let links = host.get_links().await.map_err(NetworkError::netlink("list links"))?;
+    Ok(links.iter().any(|link| link.name_or("").starts_with(names::ANCHOR_PREFIX)))
 }
 
 fn open_host() -> Result<Connection<Route>, NetworkError> {
     Connection::<Route>::new().map_err(NetworkError::netlink("open a netlink socket for links"))
 }
 
-/// Makes and configures the bridge, and routes the service range to it.
-async fn ensure_bridge(
+/// Makes and configures the anchor, and routes both ranges to it. A pod's own route is more exact; what remains is
+/// addressed to no pod or service, and `nft.rs` refuses it.
+async fn ensure_anchor(
     host: &Connection<Route>,
     config: &NetworkConfig,
     name: &str,
     mtu: u32,
-) -> Result<u32, NetworkError> {
-    let failed = || NetworkError::netlink(format!("set up bridge {name}"));
+) -> Result<(), NetworkError> {
+    let failed = || NetworkError::netlink(format!("set up link {name}"));
     let gateway = config.gateway();
     if find(host, name).await?.is_none() {
-        // A bridge without an address of its own takes its ports' and changes it as they come and go.
-        let bridge = BridgeLink::new(name)
-            .address(names::hardware_address(gateway))
-            .mtu(mtu);
-        host.add_link(bridge).await.map_err(failed())?;
+        let anchor = BridgeLink::new(name).address(names::hardware_address(gateway)).mtu(mtu);
+        host.add_link(anchor).await.map_err(failed())?;
     }
     let index = index_of(host, name).await?;
+    switch_ipv6_off(name)?;
     host.replace_address(Ipv4Address::with_index(index, gateway, config.pod_cidr.prefix()))
         .await
         .map_err(failed())?;
-    // Packets of the node from and to 127.0.0.1 may pass here, for node ports; `nft.rs` keeps pods' packets out.
-    let settings = [(Ipv4Devconf::SendRedirects, 0), (Ipv4Devconf::RouteLocalnet, 1)];
-    host.set_ipv4_devconf_by_index(index, &settings)
-        .await
-        .map_err(failed())?;
-    switch_ipv6_off(name)?;
     host.set_link_up_by_index(index).await.map_err(failed())?;
     // The node's own packets to a service need some route before they are translated, also on a machine without a
     // default route, and this one makes the gateway's address their sender.
@@ -185,14 +181,13 @@ async fn ensure_bridge(
         .dev_index(index)
         .scope(RouteScope::Link)
         .prefsrc(gateway);
-    host.replace_route(services).await.map_err(failed())?;
-    Ok(index)
+    host.replace_route(services).await.map_err(failed())
 }
 
-/// Without it pods could reach, by the bridge's link-local address, whatever the node listens for on all addresses, past
-/// the rules of an IPv4 table.
-fn switch_ipv6_off(bridge: &str) -> Result<(), NetworkError> {
-    let key = sysctl::ipv6_conf_key(bridge, "disable_ipv6");
+/// Without it pods could reach, by the link-local address of the node's end, whatever the node listens for on all
+/// addresses, past the rules of an IPv4 table.
+fn switch_ipv6_off(link: &str) -> Result<(), NetworkError> {
+    let key = sysctl::ipv6_conf_key(link, "disable_ipv6");
     match sysctl::set(&key, "1") {
         // A kernel without IPv6.
         Err(error) if error.is_not_found() => Ok(()),
@@ -232,16 +227,13 @@ async fn index_of(connection: &Connection<Route>, name: &str) -> Result<u32, Net
     link.map_err(NetworkError::netlink(format!("look up link {name}")))
 }
 
-/// The names of the links on a bridge.
-async fn ports(host: &Connection<Route>, bridge_index: u32) -> Result<Vec<String>, NetworkError> {
-    let links = host
-        .get_links()
-        .await
-        .map_err(NetworkError::netlink("list links"))?;
+/// The addresses of the pods of a range that have a link. Ranges of two clusters never overlap.
+async fn pod_links(host: &Connection<Route>, pods: Ipv4Cidr) -> Result<Vec<Ipv4Addr>, NetworkError> {
+    let links = host.get_links().await.map_err(NetworkError::netlink("list links"))?;
     Ok(links
         .iter()
-        .filter(|link| link.master() == Some(bridge_index))
-        .filter_map(|link| link.name().map(str::to_owned))
+        .filter_map(|link| names::pod_address(link.name()?))
+        .filter(|address| pods.contains(*address))
         .collect())
 }
 

@@ -5,12 +5,12 @@
 
 use std::net::Ipv4Addr;
 
-/// What starts the name of every cluster's bridge.
-pub(crate) const BRIDGE_PREFIX: &str = "sp-";
+/// What starts the name of every cluster's anchor.
+pub(crate) const ANCHOR_PREFIX: &str = "sp-";
 
 /// What starts the name of the host's end of every pod link. Eight hexadecimal digits of the pod's address follow, which
 /// is unique on the machine because no two clusters share a range.
-const POD_LINK_PREFIX: &str = "spv";
+pub(crate) const POD_LINK_PREFIX: &str = "spv";
 
 /// The name of the pod's end, by convention of container networks.
 pub(crate) const POD_INTERFACE: &str = "eth0";
@@ -18,8 +18,8 @@ pub(crate) const POD_INTERFACE: &str = "eth0";
 /// The names of one cluster's kernel objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
-    /// The bridge, `sp-<cluster>`, or `sp-<hash>` when the cluster's name is long or has unusual letters.
-    pub(crate) bridge: String,
+    /// The anchor, `sp-<cluster>`, or `sp-<hash>` when the cluster's name is long or has unusual letters.
+    pub(crate) anchor: String,
     /// The nftables table, `sampan-<cluster>`, hashed likewise.
     pub(crate) table: String,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn of(cluster: &str) -> Self {
         Self {
-            bridge: format!("{BRIDGE_PREFIX}{}", shortened(cluster, 12)),
+            anchor: format!("{ANCHOR_PREFIX}{}", shortened(cluster, 12)),
             table: format!("sampan-{}", shortened(cluster, 60)),
         }
     }
@@ -65,15 +65,15 @@ pub(crate) fn pod_address(link: &str) -> Option<Ipv4Addr> {
     u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from_bits)
 }
 
-/// The hardware address of whoever has this IP address, pod or bridge. Locally administered (second-lowest bit of the
+/// The hardware address of whoever has this IP address, pod or anchor. Locally administered (second-lowest bit of the
 /// first byte), and the same again when the address is given to another pod, so that no neighbour table goes stale.
 pub(crate) fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x53, a, b, c, d]
 }
 
-/// The hardware address of the host's end of a pod's link. Given, because tools that manage links would otherwise invent
-/// and set one after the fact, and each change flushes the bridge's table.
+/// The hardware address of the host's end of a pod's link. Given, because the pod is told it, and tools that manage
+/// links would otherwise invent and set one after the fact.
 pub(crate) fn host_end_hardware_address(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0e, 0x53, a, b, c, d]
@@ -95,18 +95,18 @@ mod tests {
             &"x".repeat(300),
         ] {
             let names = Names::of(cluster);
-            assert!(names.bridge.len() <= 15, "{}", names.bridge);
+            assert!(names.anchor.len() <= 15, "{}", names.anchor);
             assert!(
                 names.table.len() <= 80 && names.table.is_ascii(),
                 "{}",
                 names.table
             );
         }
-        assert_eq!(Names::of("default").bridge, "sp-default");
+        assert_eq!(Names::of("default").anchor, "sp-default");
         assert_eq!(Names::of("default").table, "sampan-default");
         assert_ne!(
-            Names::of("a-name-of-13x").bridge,
-            Names::of("a-name-of-13y").bridge
+            Names::of("a-name-of-13x").anchor,
+            Names::of("a-name-of-13y").anchor
         );
     }
 

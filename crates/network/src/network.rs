@@ -59,14 +59,14 @@ impl Network {
         }))
     }
 
-    /// The bridge's address: the pods' gateway, and where the DNS server for them belongs.
+    /// The anchor's address: the pods' gateway, and where the DNS server for them belongs.
     pub fn gateway(&self) -> Ipv4Addr {
         self.config.gateway()
     }
 
-    /// The bridge's name, for an operator whose firewall must let it through.
-    pub fn bridge(&self) -> &str {
-        &self.names.bridge
+    /// The name of the link that holds the gateway's address and the cluster's routes.
+    pub fn anchor(&self) -> &str {
+        &self.names.anchor
     }
 
     /// Connects the pod: `eth0` in the namespace at `netns`, with an address that stays the pod's until
@@ -134,7 +134,7 @@ impl Network {
         self.flows.forget_stale(&touched).await
     }
 
-    /// Removes everything this cluster's network has made on this machine: the rules, the pods' links, the bridge, the
+    /// Removes everything this cluster's network has made on this machine: the rules, the pods' links, the anchor, the
     /// state. Settings we changed are put back unless another cluster is up. Safe to repeat, and needs no running network.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Network {
     pub async fn destroy(config: &NetworkConfig) -> Result<(), NetworkError> {
         let names = Names::of(&config.name);
         NftTable::open(config, &names)?.remove().await?;
-        let others = links::destroy(&names).await?;
+        let others = links::destroy(config, &names).await?;
         sysctls::restore(&config.state_dir, others)?;
         state::remove(&address_file(config))
     }
@@ -156,7 +156,7 @@ fn address_file(config: &NetworkConfig) -> PathBuf {
     config.state_dir.join("addresses.json")
 }
 
-/// What the file remembers, and what the bridge shows. A damaged file (the machine lost power while it was written, and
+/// What the file remembers, and what the links show. A damaged file (the machine lost power while it was written, and
 /// with it every pod) is reported and not obeyed: the links say which addresses are really in use.
 async fn load_addresses(config: &NetworkConfig, links: &Links) -> Result<Addresses, NetworkError> {
     let attached = links.attached().await?;

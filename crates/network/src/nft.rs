@@ -11,7 +11,7 @@
 //!   raw           prerouting -300  a pod may not reach the node's loopback
 //!   prerouting    nat        -100  services; for the node's own addresses node-ports
 //!   output        nat        -100  the same for packets of the node itself
-//!   forward       filter        0  half-known connections end here; an address no service has is refused
+//!   forward       filter        0  half-known connections end here; an address no service or pod has is refused
 //!   output-filter filter        0  refused likewise; no redirects to pods
 //!   postrouting   nat         100  masquerade: out of the cluster, hairpins, the node's loopback
 //!   cluster-ip-<n>, node-port-<n>  draw a number below n, look up the endpoint, translate
@@ -36,7 +36,7 @@ use nlink::netlink::types::route::RouteType;
 use nlink::netlink::{Connection, Nftables};
 
 use crate::config::NetworkConfig;
-use crate::names::Names;
+use crate::names::{Names, POD_LINK_PREFIX};
 use crate::ruleset::Ruleset;
 use crate::{Balancer, Element, Front, Ipv4Cidr, NetworkError, NftChange};
 use element::{element, kind};
@@ -69,6 +69,9 @@ const SEND_BUFFER: usize = 64 << 20;
 /// `NLM_F_CREATE` of `linux/netlink.h`.
 const CREATE: u16 = 0x400;
 
+/// `ICMP_HOST_UNREACH` of RFC 792.
+const HOST_UNREACHABLE: u8 = 1;
+
 /// `ICMP_PORT_UNREACH` of RFC 792.
 const PORT_UNREACHABLE: u8 = 3;
 
@@ -78,7 +81,8 @@ const REDIRECT: u8 = 5;
 /// What the fixed rules depend on.
 struct Frame {
     table: String,
-    bridge: String,
+    anchor: String,
+    gateway: Ipv4Addr,
     pods: Ipv4Cidr,
     services: Ipv4Cidr,
 }
@@ -104,7 +108,8 @@ impl NftTable {
             connection,
             frame: Frame {
                 table: names.table.clone(),
-                bridge: names.bridge.clone(),
+                anchor: names.anchor.clone(),
+                gateway: config.gateway(),
                 pods: config.pod_cidr,
                 services: config.service_cidr,
             },
@@ -309,19 +314,21 @@ impl Frame {
             rules.push(self.enter_node_ports(chain));
         }
         rules.extend(self.drop_half_known());
-        rules.extend(self.refuse_unknown_services(FORWARD));
-        rules.extend(self.refuse_unknown_services(OUTPUT_FILTER));
+        for chain in [FORWARD, OUTPUT_FILTER] {
+            rules.extend(self.refuse_unknown_services(chain));
+            rules.push(self.refuse_unknown_pods(chain));
+        }
         rules.push(self.drop_redirects());
         rules.extend(self.masquerade());
         rules
     }
 
-    /// Node ports on 127.0.0.1 need `route_localnet` on the bridge, which alone would let pods reach whatever the node
-    /// listens for on its loopback (CVE-2020-8558). Answers to the node's own packets carry the bridge's address here,
+    /// Node ports on 127.0.0.1 need `route_localnet` on the pods' links, which alone would let pods reach whatever the node
+    /// listens for on its loopback (CVE-2020-8558). Answers to the node's own packets carry the gateway's address here,
     /// before connection tracking has translated them.
     fn shield_loopback(&self) -> Rule {
         self.rule(RAW)
-            .match_iif(&self.bridge)
+            .match_iif_prefix(POD_LINK_PREFIX)
             .match_daddr_v4(Ipv4Addr::new(127, 0, 0, 0), 8)
             .drop()
     }
@@ -346,11 +353,11 @@ impl Frame {
     fn drop_half_known(&self) -> [Rule; 2] {
         [
             self.rule(FORWARD)
-                .match_iif(&self.bridge)
+                .match_saddr_v4(self.pods.network(), self.pods.prefix())
                 .match_ct_state(CtState::INVALID)
                 .drop(),
             self.rule(FORWARD)
-                .match_oif(&self.bridge)
+                .match_daddr_v4(self.pods.network(), self.pods.prefix())
                 .match_ct_state(CtState::INVALID)
                 .drop(),
         ]
@@ -368,12 +375,17 @@ impl Frame {
         ]
     }
 
-    /// Every packet between pods comes in and goes out at the bridge, for which the kernel would tell the sender of a
-    /// shorter way, which does not exist. The machine-wide switch is stronger than the bridge's, so it is not enough to
-    /// turn it off there, and not ours to turn off everywhere.
+    /// Only what is addressed to no pod is routed to the anchor, which would swallow it; the sender shall know at once.
+    fn refuse_unknown_pods(&self, chain: &str) -> Rule {
+        self.rule(chain).match_oif(&self.anchor).reject_icmp(HOST_UNREACHABLE)
+    }
+
+    /// A pod's packet to itself through a service comes in and goes out by one link, for which the kernel would tell the
+    /// pod of a shorter way, which does not exist. The machine-wide switch is stronger than the link's, so it is not
+    /// enough to turn it off there, and not ours to turn off everywhere.
     fn drop_redirects(&self) -> Rule {
         self.rule(OUTPUT_FILTER)
-            .match_oif(&self.bridge)
+            .match_daddr_v4(self.pods.network(), self.pods.prefix())
             .match_icmp_type(REDIRECT)
             .drop()
     }
@@ -381,21 +393,21 @@ impl Frame {
     fn masquerade(&self) -> [Rule; 3] {
         let rule = || self.rule(POSTROUTING);
         // With random ports two pods that use the same one do not race for it, which loses packets.
-        let masquerade = || NatStatement::masquerade().fully_random();
         let outwards = rule()
             .match_saddr_v4(self.pods.network(), self.pods.prefix())
             .match_daddr_v4_not(self.pods.network(), self.pods.prefix())
-            .match_oif_not(&self.bridge)
-            .nat(masquerade());
+            .nat(NatStatement::masquerade().fully_random());
+        // The links of pods have no address to take, so it is named.
+        let by_gateway = || NatStatement::snat(self.gateway).fully_random();
         let hairpins = rule()
             .expr(load_source(WORD_0))
             .expr(load_destination(WORD_1))
             .expr(LookupExpr::new(HAIRPINS, WORD_0))
-            .nat(masquerade());
+            .nat(by_gateway());
         let from_loopback = rule()
-            .match_oif(&self.bridge)
             .match_saddr_v4(Ipv4Addr::new(127, 0, 0, 0), 8)
-            .nat(masquerade());
+            .match_daddr_v4(self.pods.network(), self.pods.prefix())
+            .nat(by_gateway());
         [outwards, hairpins, from_loopback]
     }
 

@@ -9,37 +9,37 @@ use crate::names::Names;
 use crate::{Ipv4Cidr, NetworkError};
 
 /// Picks a pod range and a service range no route of this machine overlaps: `10.42.0.0/16` and `10.43.0.0/16`, or the
-/// next pairs of `10.0.0.0/8` after them. Routes through this cluster's own bridge do not count, so that asking again for
+/// next pairs of `10.0.0.0/8` after them. This cluster's own routes do not count, so that asking again for
 /// a cluster that is up gives the same. The caller remembers the choice.
 ///
 /// # Errors
 /// When the routes cannot be read, or no pair is free (a VPN may route all of `10.0.0.0/8`; then the operator must
 /// choose).
 pub async fn free_cidrs(name: &str) -> Result<(Ipv4Cidr, Ipv4Cidr), NetworkError> {
-    let taken = routed(&Names::of(name).bridge).await?;
+    let taken = routed(&Names::of(name).anchor).await?;
     first_free_pair(&taken).ok_or_else(|| NetworkError::NoFreeRange {
         name: name.to_owned(),
     })
 }
 
-/// The destinations of the machine's IPv4 routes, but the default ones and those through `own`.
+/// The destinations of the machine's IPv4 routes, but the default ones and those of the cluster whose anchor is `own`:
+/// through the anchor, or to a pod, whose range is the anchor's.
 async fn routed(own: &str) -> Result<Vec<Ipv4Cidr>, NetworkError> {
     let failed = || NetworkError::netlink("read the machine's routes");
     let connection = Connection::<Route>::new().map_err(failed())?;
-    let own = connection
-        .get_link_by_name(own)
-        .await
-        .map_err(failed())?
-        .map(|link| link.ifindex());
+    let own = connection.get_link_by_name(own).await.map_err(failed())?.map(|link| link.ifindex());
     let routes = connection.get_routes().await.map_err(failed())?;
-    Ok(routes
+    let (ours, others): (Vec<_>, Vec<_>) = routes
         .iter()
-        .filter(|route| route.dst_len() > 0 && (own.is_none() || route.oif() != own))
+        .filter(|route| route.dst_len() > 0)
         .filter_map(|route| match route.destination() {
-            Some(IpAddr::V4(address)) => Some(Ipv4Cidr::masked(*address, route.dst_len())),
+            Some(IpAddr::V4(address)) => Some((route.oif(), Ipv4Cidr::masked(*address, route.dst_len()))),
             _ => None,
         })
-        .collect())
+        .partition(|(link, _)| own.is_some() && *link == own);
+    let within_ours =
+        |range: &Ipv4Cidr| ours.iter().any(|(_, mine)| mine.prefix() <= range.prefix() && mine.overlaps(range));
+    Ok(others.into_iter().map(|(_, range)| range).filter(|range| !within_ours(range)).collect())
 }
 
 /// The first of the candidate pairs that overlaps nothing.

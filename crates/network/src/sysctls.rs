@@ -1,6 +1,6 @@
 //! The machine-wide kernel settings we need, changed only when they are not as needed, and put back at the end.
 //!
-//! Settings of our own bridge are not here: they vanish with it. This file is about the others, and there is one:
+//! Settings of our own links are not here: they vanish with them. This file is about the others, and there is one:
 //! forwarding. What we changed is recorded before we change it, so that a crash between the two is harmless.
 
 use std::collections::BTreeMap;

@@ -22,6 +22,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// v1 controllers we use. `freezer` is not needed: killing loops until nothing is left.
 const V1_CONTROLLERS: &[&str] = &["cpu", "cpuacct", "memory", "pids", "devices"];
 
+/// v1 controllers containers see although we set nothing in them: Java believes in limits only when `cpuset` is there.
+const V1_VISIBLE: &[&str] = &["cpuset"];
+
 /// v2 controllers enabled for children.
 const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
 
@@ -32,6 +35,8 @@ pub(crate) struct Cgroups {
     pub(crate) unified: Option<PathBuf>,
     /// v1 hierarchies we use and their controllers; empty on v2.
     pub(crate) legacy: Vec<Hierarchy>,
+    /// v1 hierarchies that are only shown.
+    pub(crate) visible: Vec<Hierarchy>,
 }
 
 /// One v1 hierarchy.
@@ -75,7 +80,7 @@ impl Cgroups {
     }
 
     fn parse(mountinfo: &str) -> Self {
-        let mut found = Self { unified: None, legacy: Vec::new() };
+        let mut found = Self { unified: None, legacy: Vec::new(), visible: Vec::new() };
         for line in mountinfo.lines() {
             let Some((before, after)) = line.split_once(" - ") else {
                 continue;
@@ -88,15 +93,8 @@ impl Cgroups {
             match *kind {
                 "cgroup2" if found.unified.is_none() => found.unified = Some(PathBuf::from(mount_point)),
                 "cgroup" => {
-                    let controllers: Vec<String> = options
-                        .split(',')
-                        .filter(|option| V1_CONTROLLERS.contains(option))
-                        .map(str::to_owned)
-                        .collect();
-                    let known = found.legacy.iter().any(|hierarchy| hierarchy.controllers == controllers);
-                    if !controllers.is_empty() && !known {
-                        found.legacy.push(Hierarchy { controllers, path: PathBuf::from(mount_point) });
-                    }
+                    add_hierarchy(&mut found.legacy, V1_CONTROLLERS, options, mount_point);
+                    add_hierarchy(&mut found.visible, V1_VISIBLE, options, mount_point);
                 }
                 _ => {}
             }
@@ -244,8 +242,14 @@ impl Cgroups {
             return;
         }
         // v1 cannot kill a cgroup at once; a process that forks meanwhile is found by the next round of the caller.
-        for pid in self.processes(cgroup) {
-            kill_process(pid);
+        // A process id may be given to a stranger after it was read. So it is opened first, and what is still listed
+        // then was opened as a member.
+        let opened: Vec<(i32, OwnedFd)> =
+            self.processes(cgroup).into_iter().filter_map(|pid| Some((pid, open_process(pid)?))).collect();
+        let listed = self.processes(cgroup);
+        for (_, pidfd) in opened.iter().filter(|(pid, _)| listed.contains(pid)) {
+            // Gone already is what is wanted.
+            let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
         }
     }
 
@@ -402,6 +406,15 @@ fn v2_device_rules() -> Vec<sampan_kernel::bpf::DeviceRule> {
     [make(false), make(true)].into_iter().chain(DEFAULT_DEVICES.iter().map(open)).collect()
 }
 
+/// Adds a v1 hierarchy when it has one of the controllers and is not known from another mount point.
+fn add_hierarchy(known: &mut Vec<Hierarchy>, wanted: &[&str], options: &str, mount_point: &str) {
+    let controllers: Vec<String> =
+        options.split(',').filter(|option| wanted.contains(option)).map(str::to_owned).collect();
+    if !controllers.is_empty() && known.iter().all(|hierarchy| hierarchy.controllers != controllers) {
+        known.push(Hierarchy { controllers, path: PathBuf::from(mount_point) });
+    }
+}
+
 /// Number behind `key` in a file of `key value` lines.
 fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -439,23 +452,17 @@ fn child_directories(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn kill_process(pid: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        // Gone already is what is wanted.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
+fn open_process(pid: i32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
 /// Waits until the process has ended, at most a second.
 fn wait_for_process(pid: i32) {
-    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
-        return;
-    };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
-        return;
-    };
+    let Some(pidfd) = open_process(pid) else { return };
     let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
     let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    // The caller looks again in any case.
     let _ = rustix::event::poll(&mut poll, Some(&second));
 }
 
@@ -466,7 +473,10 @@ mod tests {
     #[test]
     fn hierarchies_are_found_in_mountinfo() {
         let v2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(Cgroups::parse(v2), Cgroups { unified: Some("/sys/fs/cgroup".into()), legacy: vec![] });
+        assert_eq!(
+            Cgroups::parse(v2),
+            Cgroups { unified: Some("/sys/fs/cgroup".into()), legacy: vec![], visible: vec![] }
+        );
         let hybrid = "30 29 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n\
                       31 29 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                       32 29 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\

@@ -116,6 +116,7 @@ impl NativeRuntime {
     pub fn open(config: NativeConfig) -> Result<Arc<Self>, RuntimeError> {
         let cgroups = Cgroups::detect().map_err(system)?;
         adopt::prepare_directories(&config)?;
+        adopt::raise_file_limit();
         let runtime = Arc::new(Self {
             config,
             cgroups,
@@ -155,7 +156,8 @@ fn system(failure: Failure) -> RuntimeError {
     if failure.not_found {
         return RuntimeError::NotFound(failure.message);
     }
-    RuntimeError::System { context: failure.message, source: std::io::Error::other("see above") }
+    let context = "the container runtime could not do what was asked".to_owned();
+    RuntimeError::System { context, source: std::io::Error::other(failure) }
 }
 
 /// Runs file system work outside of the asynchronous threads.

@@ -7,6 +7,8 @@
 //!
 //! Only the machine's own architecture is filtered; a call through another ABI (32-bit programs) ends the process.
 
+mod search;
+
 use std::collections::{BTreeMap, HashMap};
 
 use rustix::thread::CapabilitySet;
@@ -25,6 +27,16 @@ const DEFAULT_PROFILE: &str = include_str!("../data/seccomp_default.txt");
 const SYSCALLS: &str = include_str!("../data/syscalls_x86_64.txt");
 #[cfg(target_arch = "aarch64")]
 const SYSCALLS: &str = include_str!("../data/syscalls_aarch64.txt");
+
+/// This machine's architecture for `seccompiler`, and as `AUDIT_ARCH_*` number.
+#[cfg(target_arch = "x86_64")]
+const TARGET: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const TARGET: TargetArch = TargetArch::aarch64;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// Largest profile file that is read; the largest known ones have about 30 KiB.
 pub(crate) const PROFILE_LIMIT: u64 = 1024 * 1024;
@@ -292,21 +304,28 @@ fn add_rule(rules: &mut Rules, number: i64, rule: Option<SeccompRule>) {
     }
 }
 
+/// One filter: `action` for calls that fit the rules. Calls without conditions are searched for, the few others are
+/// left to `seccompiler`.
 fn assemble(
     rules: Rules,
     otherwise: SeccompAction,
     action: SeccompAction,
 ) -> Result<Vec<Instruction>, Failure> {
-    let architecture = if cfg!(target_arch = "x86_64") { TargetArch::x86_64 } else { TargetArch::aarch64 };
-    let filter = SeccompFilter::new(rules, otherwise, action, architecture).map_err(cannot_compile)?;
-    let program: seccompiler::BpfProgram = filter.try_into().map_err(cannot_compile)?;
-    let convert = |code: seccompiler::sock_filter| Instruction {
-        code: code.code,
-        jump_true: code.jt,
-        jump_false: code.jf,
-        operand: code.k,
+    let (always, sometimes): (Rules, Rules) = rules.into_iter().partition(|(_, rules)| rules.is_empty());
+    let numbers: Vec<u32> = always.keys().filter_map(|number| u32::try_from(*number).ok()).collect();
+    let rest = if sometimes.is_empty() {
+        search::constant(otherwise.into())
+    } else {
+        let filter =
+            SeccompFilter::new(sometimes, otherwise, action.clone(), TARGET).map_err(cannot_compile)?;
+        let program: seccompiler::BpfProgram = filter.try_into().map_err(cannot_compile)?;
+        program.into_iter().map(convert).collect()
     };
-    Ok(program.into_iter().map(convert).collect())
+    Ok(search::program(ARCHITECTURE, &numbers, action.into(), &rest))
+}
+
+fn convert(code: seccompiler::sock_filter) -> Instruction {
+    Instruction { code: code.code, jump_true: code.jt, jump_false: code.jf, operand: code.k }
 }
 
 fn cannot_compile(error: impl std::fmt::Display) -> Failure {
@@ -328,14 +347,14 @@ mod tests {
             .expect("known call");
         let mut data = Vec::new();
         data.extend(number.to_ne_bytes());
-        let architecture: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
-        data.extend(architecture.to_ne_bytes());
+        data.extend(ARCHITECTURE.to_ne_bytes());
         data.extend([0; 8]);
         data.extend(arguments.iter().flat_map(|argument| argument.to_ne_bytes()));
         filters.iter().map(|program| run(program, &data)).min_by_key(|action| *action as i32).unwrap_or(ALLOW)
     }
 
-    fn run(program: &[Instruction], data: &[u8]) -> u32 {
+    /// Executes a program on a `struct seccomp_data`.
+    pub(super) fn run(program: &[Instruction], data: &[u8]) -> u32 {
         let (mut accumulator, mut position) = (0_u32, 0);
         loop {
             let code = program[position];

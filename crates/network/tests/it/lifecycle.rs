@@ -152,7 +152,7 @@ fn two_clusters_share_a_machine() {
             ..machine.config()
         };
         let second = Network::start(other.clone()).await.unwrap();
-        assert_ne!(first.bridge(), second.bridge());
+        assert_ne!(first.anchor(), second.anchor());
         assert_eq!(
             free_cidrs("other").await.unwrap(),
             (pods, services),

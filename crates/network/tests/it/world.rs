@@ -191,7 +191,7 @@ impl Machine {
         let pod = self.pod().await;
         let address = network.attach_pod(name, pod.path()).await.expect("attach");
         Serving {
-            server: Server::start(&pod, name),
+            _server: Server::start(&pod, name),
             address,
             pod,
         }
@@ -201,7 +201,7 @@ impl Machine {
 /// A pod, its address, and the program in it.
 pub(crate) struct Serving {
     // First, so that it ends before its namespace goes.
-    pub(crate) server: Server,
+    _server: Server,
     pub(crate) address: Ipv4Addr,
     pub(crate) pod: Place,
 }

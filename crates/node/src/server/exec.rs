@@ -96,7 +96,7 @@ async fn serve(upgrade: Upgrade, streams: Result<Streams, RuntimeError>) {
             let message = channel::failure(protocol, &chain(&error));
             // A client that is gone cannot be told.
             let _ = socket.send(Message::Binary(message)).await;
-            let _ = socket.close(None).await;
+            let _ = socket.close(Some(websocket::normal_close())).await;
         }
     }
 }
@@ -140,6 +140,8 @@ async fn write_messages(mut sink: SplitSink<Socket, Message>, mut outgoing: mpsc
             return;
         }
     }
+    // Clients take a close without a code for a broken connection.
+    let _ = sink.send(Message::Close(Some(websocket::normal_close()))).await;
     let _ = sink.close().await;
 }
 

@@ -6,7 +6,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::HttpError;
 use super::body::NodeBody;
@@ -23,6 +24,11 @@ const MESSAGE_LIMIT: usize = 1 << 20;
 pub(crate) struct Upgrade {
     pub(crate) protocol: &'static str,
     on_upgrade: OnUpgrade,
+}
+
+/// Everything has been said (code 1000).
+pub(crate) fn normal_close() -> CloseFrame {
+    CloseFrame { code: CloseCode::Normal, reason: "".into() }
 }
 
 /// The stream after the upgrade.

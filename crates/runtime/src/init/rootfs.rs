@@ -169,7 +169,7 @@ fn mount_cgroups(
     }
     let top = new_filesystem("tmpfs", &[("mode", Some("755")), ("size", Some("64k"))], RESTRICTED)?;
     place(&top, target).tried(|| "mount /sys/fs/cgroup".to_owned())?;
-    for hierarchy in &cgroups.legacy {
+    for hierarchy in cgroups.legacy.iter().chain(&cgroups.visible) {
         let options: Vec<(&str, Option<&str>)> =
             hierarchy.controllers.iter().map(|controller| (controller.as_str(), None)).collect();
         let mount = new_filesystem("cgroup", &options, attributes)?;

@@ -8,7 +8,9 @@ use std::sync::{Arc, Weak};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
@@ -19,6 +21,7 @@ use super::{NativeConfig, NativeRuntime, system};
 use crate::cgroup::Cgroups;
 use crate::cri::{ContainerId, RuntimeError, RuntimeEvent, SandboxId};
 use crate::failure::{Failure, Tried};
+use crate::protocol::Call;
 use crate::record::{
     ContainerRecord, ProcessIdentity, SandboxPaths, SandboxRecord, now, read_json, sandboxes_dir, write_json,
 };
@@ -36,6 +39,14 @@ pub(super) fn prepare_directories(config: &NativeConfig) -> Result<(), RuntimeEr
         make(path).tried(|| format!("make {}", path.display())).map_err(system)?;
     }
     Ok(())
+}
+
+/// Raises the number of files this process may have open as far as it may: every pod needs a few, and usual defaults
+/// are exhausted by 200 pods. Containers get limits of their own.
+pub(super) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused leaves the old limit, with which fewer pods run.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 impl NativeRuntime {
@@ -83,7 +94,10 @@ impl NativeRuntime {
             }
         });
         match connected {
-            Some((pid, pidfd, socket)) => self.watch(&pod, pid, pidfd, socket)?,
+            Some((pid, pidfd, socket)) => {
+                self.watch(&pod, pid, pidfd, socket)?;
+                hint_at_missed_ends(&pod, &self.events);
+            }
             None => {
                 bury(&pod, &self.cgroups);
             }
@@ -138,11 +152,23 @@ fn connect_again(pod: &Arc<Pod>, events: &broadcast::Sender<RuntimeEvent>) {
             let _ = pidfd_send_signal(&*living.pidfd, Signal::KILL);
         }
     }
-    // Ends may have been missed; these are hints to look.
-    for record in pod.containers() {
-        let sandbox = pod.record.id.clone();
-        let _ = events.send(RuntimeEvent::ContainerExited { sandbox, container: record.id.clone() });
-    }
+    hint_at_missed_ends(pod, events);
+}
+
+/// A container may end after its record was read and before the supervisor knew of this connection. An answer shows
+/// that it knows now, and then everybody is asked to look once more.
+fn hint_at_missed_ends(pod: &Arc<Pod>, events: &broadcast::Sender<RuntimeEvent>) {
+    let Some(Living { link, .. }) = pod.living() else { return };
+    let (pod, events) = (Arc::downgrade(pod), events.clone());
+    tokio::spawn(async move {
+        // Without an answer the supervisor has ended, which is announced by itself.
+        let answered = link.call(Call::Hello, &[]).await;
+        let (Ok(_), Some(pod)) = (answered, pod.upgrade()) else { return };
+        for record in pod.containers() {
+            let sandbox = pod.record.id.clone();
+            let _ = events.send(RuntimeEvent::ContainerExited { sandbox, container: record.id.clone() });
+        }
+    });
 }
 
 /// Waits until the supervisor has ended, however that happened, and cleans up behind it. Does not hold the pod, so that

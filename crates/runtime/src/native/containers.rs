@@ -11,7 +11,7 @@ use crate::capability;
 use crate::cgroup::{Cgroups, Devices};
 use crate::cri::{ContainerConfig, ContainerId, ContainerState, LinuxResources, RuntimeError};
 use crate::failure::{Failure, Tried};
-use crate::protocol::{Call, Reply, StartParameters};
+use crate::protocol::{Call, StartParameters};
 use crate::record::{ContainerPaths, ContainerRecord, now, write_json};
 
 impl NativeRuntime {
@@ -98,22 +98,13 @@ impl NativeRuntime {
         if !grace.is_zero() {
             // Refused when it ended meanwhile.
             let _ = living.link.call(Call::Signal { container: id.clone(), signal }, &[]).await;
-            if tokio::time::timeout(grace, ended.next()).await.is_ok() {
-                return Ok(());
+            if let Ok(answer) = tokio::time::timeout(grace, ended.next()).await {
+                return confirm_end(pod, id, answer.is_ok()).await;
             }
         }
         let _ = living.link.call(Call::Kill { container: id.clone() }, &[]).await;
-        match ended.next().await {
-            Ok((Reply::Exited(_), _)) => Ok(()),
-            // The supervisor ended first; then the container is killed with its cgroup.
-            Ok(_) | Err(_) => {
-                let mut alive = pod.alive.subscribe();
-                if pod.state(id).map_err(system)?.state == ContainerState::Running {
-                    let _ = alive.wait_for(|alive| !*alive).await;
-                }
-                Ok(())
-            }
-        }
+        let answer = ended.next().await;
+        confirm_end(pod, id, answer.is_ok()).await
     }
 
     pub(super) async fn remove(&self, pod: &Arc<Pod>, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -162,6 +153,16 @@ impl NativeRuntime {
         let reopened = pod.link()?.call(Call::ReopenLog { container: id.clone() }, &[]).await;
         reopened.map(|_| ()).map_err(|failure| RuntimeError::FailedPrecondition(failure.message))
     }
+}
+
+/// After the supervisor said that the container has ended, or went away itself; then the container is killed with its
+/// cgroup, and the record says so once that is done.
+async fn confirm_end(pod: &Arc<Pod>, id: &ContainerId, answered: bool) -> Result<(), RuntimeError> {
+    if !answered && pod.state(id).map_err(system)?.state == ContainerState::Running {
+        // Fails only when the pod has been removed meanwhile.
+        let _ = pod.alive.subscribe().wait_for(|alive| !*alive).await;
+    }
+    Ok(())
 }
 
 /// The signal an image asks for; SIGTERM when it asks for none or for one that does not exist.

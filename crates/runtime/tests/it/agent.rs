@@ -114,6 +114,26 @@ async fn a_supervisor_killed_while_the_agent_is_away_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_killed_nursery_is_replaced() {
+    let fixture = Fixture::new();
+    fixture.sandbox().await;
+    let supervisors = format!("{}/supervisors/cgroup.procs", fixture.config.cgroup_root);
+    let is_nursery = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sampan-nursery")
+    };
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let processes =
+        roots.iter().find_map(|root| std::fs::read_to_string(format!("{root}/{supervisors}")).ok());
+    let processes = processes.expect("cgroup of the supervisors");
+    kill(processes.lines().filter_map(|line| line.parse().ok()).find(is_nursery).expect("nursery"));
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, idle()).await;
+    assert_eq!(fixture.exec(&id, "echo works").await, "works\n");
+    let pods = fixture.runtime.list_pod_sandboxes().await.expect("list");
+    assert!(pods.iter().all(|pod| pod.state == SandboxState::Ready), "supervisors do not need the nursery");
+}
+
+#[tokio::test]
 async fn two_agents_may_look_at_once() {
     let fixture = Fixture::new();
     let sandbox = fixture.sandbox().await;

@@ -223,6 +223,69 @@ async fn links_do_not_lead_mounts_outside() {
     }
 }
 
+/// A directory of the node that is a mount of its own and shares mount events; unmounted when dropped.
+struct SharedMount(std::path::PathBuf);
+
+impl SharedMount {
+    fn new(path: std::path::PathBuf) -> Self {
+        rustix::mount::mount_bind(&path, &path).expect("bind");
+        rustix::mount::mount_change(&path, rustix::mount::MountPropagationFlags::SHARED).expect("share");
+        Self(path)
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn mount_events_pass_as_asked() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let shared = SharedMount::new(fixture.volume("shared"));
+    std::fs::create_dir_all(shared.0.join("late")).expect("make");
+    std::fs::create_dir_all(shared.0.join("back")).expect("make");
+    let mut config = idle();
+    let kinds = [
+        ("/private", MountPropagation::Private),
+        ("/slave", MountPropagation::HostToContainer),
+        ("/both", MountPropagation::Bidirectional),
+    ];
+    config.security.privileged = true;
+    config.mounts =
+        kinds.map(|(path, propagation)| Mount { propagation, ..mount(&shared.0, path, false) }).to_vec();
+    let id = fixture.run(&sandbox, config).await;
+    let late = shared.0.join("late");
+    rustix::mount::mount("none", &late, "tmpfs", rustix::mount::MountFlags::empty(), None).expect("mount");
+    std::fs::write(late.join("file"), "").expect("write");
+    let seen = fixture.exec(&id, "for d in private slave both; do ls /$d/late; echo $d; done").await;
+    assert_eq!(seen, "private\nfile\nslave\nfile\nboth\n");
+    fixture.exec(&id, "mount -t tmpfs none /both/back; touch /both/back/x").await;
+    assert!(shared.0.join("back/x").exists(), "the node sees what the container mounted");
+    fixture
+        .exec(
+            &id,
+            "mkdir /slave/slave-only; mount -t tmpfs none /slave/slave-only; touch /slave/slave-only/x",
+        )
+        .await;
+    assert!(!shared.0.join("slave-only/x").exists(), "nothing comes back from a slave");
+    for path in [shared.0.join("back"), late] {
+        rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+    }
+}
+
+#[tokio::test]
+async fn privileged_containers_have_the_nodes_devices() {
+    let fixture = Fixture::new();
+    let mut config =
+        shell("test -b /dev/vda || ls /dev | wc -l; mknod /tmp/n c 1 3 && echo x > /tmp/n && echo opened");
+    config.security.privileged = true;
+    let (output, _) = fixture.output(config).await;
+    assert!(output.ends_with("opened\n"), "{output}");
+}
+
 #[tokio::test]
 async fn nothing_of_ours_is_visible_inside() {
     let fixture = Fixture::new();
