@@ -13,6 +13,7 @@ pub mod kinds;
 pub mod metadata;
 pub mod names;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod registry;
 pub mod schema;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use http::header::{HeaderValue, USER_AGENT};
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
@@ -79,12 +80,13 @@ async fn connection(
 pub struct InProcess {
     server: Arc<ApiServer>,
     user: User,
+    agent: HeaderValue,
 }
 
 impl InProcess {
-    /// Requests are made as `user` and authorised like any other.
-    pub fn new(server: Arc<ApiServer>, user: User) -> Self {
-        Self { server, user }
+    /// Requests are made as `user` and authorised like any other; `agent` names the writer in `managedFields`.
+    pub fn new(server: Arc<ApiServer>, user: User, agent: &'static str) -> Self {
+        Self { server, user, agent: HeaderValue::from_static(agent) }
     }
 }
 
@@ -103,7 +105,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (server, user) = (self.server.clone(), self.user.clone());
-        let request: Request<ApiBody> = request.map(|body| body.map_err(BodyError::new).boxed_unsync());
+        let mut request: Request<ApiBody> = request.map(|body| body.map_err(BodyError::new).boxed_unsync());
+        request.headers_mut().insert(USER_AGENT, self.agent.clone());
         Box::pin(async move { Ok(server.handle(request, Some(user)).await) })
     }
 }

@@ -230,12 +230,7 @@ fn field_schema(type_: &FieldType, dialect: Dialect, waiting: &mut Vec<String>) 
         FieldType::Int64 => json!({"type": "integer", "format": "int64"}),
         FieldType::Double => json!({"type": "number", "format": "double"}),
         FieldType::Time => json!({"type": "string", "format": "date-time"}),
-        FieldType::IntOrString => match dialect {
-            Dialect::V2 => json!({"type": "string", "format": "int-or-string"}),
-            Dialect::V3 => {
-                json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
-            }
-        },
+        FieldType::IntOrString => json!({"type": "string", "format": "int-or-string"}),
         FieldType::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
         FieldType::Object => json!({"type": "object"}),
         FieldType::Struct(name) => {

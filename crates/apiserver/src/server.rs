@@ -13,6 +13,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sampan_api::decode::{self, Strictness};
 use sampan_api::kind::Subresource;
+use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
@@ -36,6 +37,8 @@ use crate::{discovery, openapi};
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Requests worked on at once, watches and streams not counted: upstream's defaults are 400 reads and 200 writes.
 const MAX_IN_FLIGHT: usize = 600;
+/// Type of a delete's body.
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// Users and groups one impersonation may name.
 const MAX_IMPERSONATED_GROUPS: usize = 100;
 
@@ -359,6 +362,7 @@ impl ApiServer {
         let body = read_body(body).await?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
         let mut strictness = Strictness::default();
+        let (schema, _, _) = view.schema(kind);
         let written = match info.verb {
             "create" if path.name.is_empty() && kind.namespaced() && path.namespace.is_empty() => {
                 return Err(ApiError::method_not_allowed());
@@ -367,14 +371,14 @@ impl ApiServer {
                 return Err(ApiError::method_not_allowed());
             }
             "create" => {
-                let document = read_document(&content_type, &body, &mut strictness)?;
+                let document = read_document(&content_type, &schema, &body, &mut strictness)?;
                 if !kind.stored() {
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
                 }
                 self.create(&call, document, strictness).await?
             }
             "update" => {
-                let document = read_document(&content_type, &body, &mut strictness)?;
+                let document = read_document(&content_type, &schema, &body, &mut strictness)?;
                 self.change(&call, &Change::Replace(document), &strictness).await?
             }
             "patch" => self.patch(&call, &content_type, &body).await?,
@@ -407,7 +411,7 @@ impl ApiServer {
     ) -> Result<Written, ApiError> {
         let mut strictness = Strictness::default();
         let mut document = |yaml: bool| {
-            read_document(if yaml { "application/yaml" } else { "application/json" }, body, &mut strictness)
+            read_document(if yaml { "application/yaml" } else { "application/json" }, "", body, &mut strictness)
         };
         let change = match content_type {
             "application/json-patch+json" => Change::Json(document(false)?),
@@ -489,9 +493,10 @@ pub(crate) async fn read_body(body: ApiBody) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Reads a document of one of the accepted types.
+/// Reads a document of one of the accepted types; `schema` is its type, which only protobuf needs to know.
 pub(crate) fn read_document(
     content_type: &str,
+    schema: &str,
     body: &[u8],
     strictness: &mut Strictness,
 ) -> Result<Value, ApiError> {
@@ -505,12 +510,15 @@ pub(crate) fn read_document(
             }
             serde_saphyr::from_slice(body).map_err(|e| ApiError::bad_request(format!("invalid YAML: {e}")))
         }
+        "application/vnd.kubernetes.protobuf" => {
+            protobuf::decode(body, schema).map_err(|e| ApiError::bad_request(e.to_string()))
+        }
         other => Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UnsupportedMediaType",
             format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json, application/yaml"
+                 application/json, application/yaml, application/vnd.kubernetes.protobuf"
             ),
         )),
     }
@@ -520,7 +528,7 @@ fn delete_options(content_type: &str, body: &Bytes, info: &RequestInfo) -> Resul
     let body = if body.is_empty() {
         Value::Null
     } else {
-        read_document(content_type, body, &mut Strictness::default())?
+        read_document(content_type, DELETE_OPTIONS, body, &mut Strictness::default())?
     };
     DeleteOptions::parse(&body, &info.query)
 }

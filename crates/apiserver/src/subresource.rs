@@ -22,6 +22,15 @@ use crate::write::{WriteCall, parse, seconds};
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;
 
+/// Type of the document an action takes.
+fn body_type(subresource: Subresource) -> &'static str {
+    match subresource {
+        Subresource::Eviction => "io.k8s.api.policy.v1.Eviction",
+        Subresource::Token => "io.k8s.api.authentication.v1.TokenRequest",
+        _ => "io.k8s.api.core.v1.Binding",
+    }
+}
+
 impl ApiServer {
     #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
     pub(crate) async fn subresource(
@@ -48,7 +57,12 @@ impl ApiServer {
         }
         let (parts, body) = request.into_parts();
         let body = read_body(body).await?;
-        let document = read_document(&content_type(&parts.headers), &body, &mut Strictness::default())?;
+        let document = read_document(
+            &content_type(&parts.headers),
+            body_type(subresource),
+            &body,
+            &mut Strictness::default(),
+        )?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,

@@ -2,8 +2,9 @@
 //!
 //! The anchor is a link that holds the gateway's address and the routes of the cluster's two ranges; no packet leaves by
 //! it. It is a bridge without ports, because not every kernel has the dummy link. A pod's link is not connected to
-//! anything but the node, which has a route to the pod's address on it. Making it a port of the bridge lost: with `bridge-nf-call-iptables` on, the kernel's default, a bridge translates a service's address itself
-//! and hands the packet to the other pod past the node's routing, and frames between pods escape the node's rules.
+//! anything but the node, which has a route to the pod's address on it. Making it a port of the bridge lost: with
+//! `bridge-nf-call-iptables` on, the kernel's default, a bridge translates a service's address itself and hands the
+//! packet to the other pod past the node's routing, which isolated ports do not allow.
 //!
 //! Both ends know each other's hardware address from the start, so that no first packet waits for a neighbour.
 //!

@@ -28,7 +28,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use nlink::netlink::nftables::{
-    BaseChain, Chain, CtState, Family, FibFlags, FilterHook, LookupExpr, NFT_MSG_NEWTABLE, NatHook,
+    BaseChain, Chain, CtState, CtStatus, Family, FibFlags, FilterHook, LookupExpr, NFT_MSG_NEWTABLE, NatHook,
     NatStatement, Priority, RawMessage, Register, Rule, Set, SetDataType, SetElement, SetKeyType,
     Transaction,
 };
@@ -314,11 +314,12 @@ impl Frame {
             rules.push(self.enter_node_ports(chain));
         }
         rules.extend(self.drop_half_known());
-        for chain in [FORWARD, OUTPUT_FILTER] {
-            rules.extend(self.refuse_unknown_services(chain));
-            rules.push(self.refuse_unknown_pods(chain));
-        }
+        rules.extend(self.refuse_unknown_services(FORWARD));
+        rules.push(self.refuse_unknown_pods(FORWARD));
+        rules.extend(self.refuse_unknown_services(OUTPUT_FILTER));
         rules.push(self.drop_redirects());
+        rules.push(self.pass_translated());
+        rules.push(self.refuse_unknown_pods(OUTPUT_FILTER));
         rules.extend(self.masquerade());
         rules
     }
@@ -378,6 +379,12 @@ impl Frame {
     /// Only what is addressed to no pod is routed to the anchor, which would swallow it; the sender shall know at once.
     fn refuse_unknown_pods(&self, chain: &str) -> Rule {
         self.rule(chain).match_oif(&self.anchor).reject_icmp(HOST_UNREACHABLE)
+    }
+
+    /// A packet of the node to a service has got its route to the pod, but the rules still see the link it was meant for
+    /// before it was translated, which is the anchor.
+    fn pass_translated(&self) -> Rule {
+        self.rule(OUTPUT_FILTER).match_ct_status(CtStatus::DST_NAT).accept()
     }
 
     /// A pod's packet to itself through a service comes in and goes out by one link, for which the kernel would tell the

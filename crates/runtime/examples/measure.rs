@@ -83,6 +83,15 @@ async fn run(runtime: &dyn Runtime, base: &std::path::Path) -> Result<(), Box<dy
         let at = |percent: usize| times[(times.len() - 1) * percent / 100];
         println!("{name:9} median {:?}, p95 {:?}, first {first:?}", at(50), at(95));
     }
+    let running = runtime.list_containers(None).await?;
+    let mut execs = Vec::new();
+    for container in &running {
+        let begin = Instant::now();
+        runtime.exec_sync(&container.id, ["/bin/busybox", "true"].map(str::to_owned).to_vec(), None).await?;
+        execs.push(begin.elapsed());
+    }
+    execs.sort();
+    println!("exec      median {:?}, last {:?}", execs[execs.len() / 2], execs[execs.len() - 1]);
     let mut memory = BTreeMap::new();
     for sandbox in runtime.list_pod_sandboxes().await? {
         let Some(process) = sandbox.netns.as_ref().and_then(|path| path.iter().nth(2)) else { continue };

@@ -8,6 +8,9 @@
 //! - `record`, `protocol`: the files and messages between the two sides.
 //! - `cgroup`, `capability`, `seccomp`, `user`, `log`: one kernel or format subject each.
 //!
+//! Needs root, Linux 5.12 (`mount_setattr`), overlayfs, and cgroups in any layout; 6.15 for a `/dev/shm` shared by the
+//! containers of a pod, which is per container before.
+//!
 //! Networking is not here: a sandbox has a network namespace with loopback up, the rest is `network`'s.
 
 #![forbid(unsafe_code)]

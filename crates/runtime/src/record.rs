@@ -14,6 +14,7 @@
 //! cut every container has ended, and that is what a missing or older record says too.
 
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -232,7 +233,9 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     let new = path.with_extension("new");
-    std::fs::File::create(&new)?.write_all(&text)?;
+    // Environments hold secrets.
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
     std::fs::rename(&new, path)
 }
 

@@ -23,12 +23,11 @@ pub(crate) fn main(args: &DownArgs) -> Result<(), Failure> {
     crate::require_root("down")?;
     let paths = Paths::new(&args.directories);
     end_platform(&paths.pid())?;
-    let Some(cluster) = Cluster::load(&paths)? else {
-        println!("nothing to end in {}", paths.data.display());
-        return Ok(());
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(clean(&paths, &cluster))?;
+    // A platform that failed before it decided anything left directories and nothing else.
+    if let Some(cluster) = Cluster::load(&paths)? {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(clean(&paths, &cluster))?;
+    }
     remove_tree(&paths.run)?;
     if args.purge {
         remove_tree(&paths.data)?;

@@ -140,11 +140,11 @@ impl Platform {
         let kubeconfig = args.kubeconfig.clone().unwrap_or_else(|| paths.kubeconfig());
         write_kubeconfig(&pki, &kubeconfig, bound)?;
 
-        let client = |name: &str, groups: &[&str]| {
-            sampan_client::in_process(InProcess::new(server.clone(), User::known(name, groups)))
+        let client = |name: &str, groups: &[&str], agent| {
+            sampan_client::in_process(InProcess::new(server.clone(), User::known(name, groups), agent))
         };
         // One copy of every kind for all parts of the process; what each may write is its own identity's matter.
-        let informers = Informers::new(client("system:sampan", &["system:masters"]));
+        let informers = Informers::new(client("system:sampan", &["system:masters"], "sampan"));
         let images = ImageStore::open(&paths.images())?;
         let runtime = NativeRuntime::open(NativeConfig::new(
             paths.containers(),
@@ -160,17 +160,17 @@ impl Platform {
         config.version = format!("{}+sampan", sampan_api::schema::version());
         config.plain_http_registries.clone_from(&args.plain_http_registry);
         let node =
-            Node::start(config, client(&node_user, &["system:nodes"]), &informers, runtime, images, network)?;
+            Node::start(config, client(&node_user, &["system:nodes"], "kubelet"), &informers, runtime, images, network)?;
         server
             .set_node_connector(Arc::new(LocalNode { name: cluster.node_name.clone(), node: node.clone() }));
-        let scheduler = sampan_scheduler::start(client("system:kube-scheduler", &[]), informers.clone());
+        let scheduler = sampan_scheduler::start(client("system:kube-scheduler", &[], "kube-scheduler"), informers.clone());
         tasks.spawn(async move {
             if let Err(error) = scheduler.await {
                 tracing::error!(%error, "the scheduler ended");
             }
         });
         let controllers = sampan_controllers::start(
-            client("system:kube-controller-manager", &[]),
+            client("system:kube-controller-manager", &[], "kube-controller-manager"),
             informers.clone(),
             sampan_controllers::Config { ca_pem: pki.ca_pem().to_owned() },
         );

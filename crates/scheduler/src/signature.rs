@@ -153,7 +153,7 @@ mod tests {
             ("full", 100, 100, 1000),
             ("over", 300, 100, 1000),
             ("no capacity", 0, 0, 1000),
-            ("large", i64::MAX / 4, i64::MAX / 2, 500),
+            ("large", 1 << 61, 1 << 62, 500),
         ];
         for (name, used, capacity, expected) in rows {
             assert_eq!(share(used, capacity), expected, "{name}");

@@ -150,9 +150,13 @@ fn owned_shape(type_name: &str) -> Shape<'static> {
     Shape::of_type(type_name)
 }
 
-fn without_unowned(mut set: FieldSet) -> FieldSet {
+/// What a writer through `subresource` can own: never the server's books, and of status only its own writer.
+fn ownable(mut set: FieldSet, subresource: &str) -> FieldSet {
     for path in UNOWNED {
         set.remove_path(path);
+    }
+    if subresource != "status" {
+        set.remove_path(&["status"]);
     }
     set
 }
@@ -165,11 +169,17 @@ pub fn track_update(type_name: &str, old: Option<&Value>, new: &mut Value, manag
     let reset = new["metadata"]["managedFields"]
         .as_array()
         .is_some_and(|list| list.len() == 1 && list[0] == json!({}));
-    let mut entries = if reset { Vec::new() } else { read_entries(old.unwrap_or(&Value::Null)) };
+    // What the writer sends counts, so that it can hand over fields; a writer that does not know of managers sends none.
+    let sent = new["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty());
+    let mut entries = match (reset, sent) {
+        (true, _) => Vec::new(),
+        (false, true) => read_entries(new),
+        (false, false) => read_entries(old.unwrap_or(&Value::Null)),
+    };
     let empty = json!({});
     let comparison = field_set::compare(old.unwrap_or(&empty), new, shape);
-    let changed = without_unowned(comparison.changed);
-    let removed = without_unowned(comparison.removed);
+    let changed = ownable(comparison.changed, manager.subresource);
+    let removed = ownable(comparison.removed, manager.subresource);
     if changed.is_empty() && removed.is_empty() && !reset {
         write_entries(new, entries);
         return;
@@ -224,7 +234,7 @@ pub fn apply(
     let shape = owned_shape(type_name);
     let live = live.cloned().unwrap_or_else(|| json!({}));
     let mut entries = read_entries(&live);
-    let applied = without_unowned(FieldSet::of_value(configuration, shape));
+    let applied = ownable(FieldSet::of_value(configuration, shape), manager.subresource);
     let mut object = merge(&live, configuration, shape);
     let last = entries.iter().find(|e| e.is(manager, "Apply")).map(|e| e.fields.clone()).unwrap_or_default();
     let others = entries
@@ -535,6 +545,30 @@ mod tests {
         assert_eq!(entries[0]["fieldsV1"], json!({"f:spec": {"f:paused": {}}}));
         assert_eq!(entries[1]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
         assert_eq!(entries[1]["operation"], "Update");
+    }
+
+    #[test]
+    fn a_writer_may_hand_over_fields() {
+        let one = applied(CONFIG_MAP, None, json!({"metadata": {"name": "c"}, "data": {"a": "1"}}), "one", false)
+            .expect("new");
+        let mut handed = one.clone();
+        handed["metadata"]["managedFields"][0]["manager"] = json!("two");
+        track_update(CONFIG_MAP, Some(&one), &mut handed, &manager("kubectl"));
+        assert_eq!(handed["metadata"]["managedFields"][0]["manager"], "two");
+        handed["metadata"]["managedFields"] = json!([{}]);
+        track_update(CONFIG_MAP, Some(&one), &mut handed, &manager("kubectl"));
+        assert_eq!(handed["metadata"].get("managedFields"), None);
+    }
+
+    #[test]
+    fn status_belongs_to_its_own_writers() {
+        let mut pod = json!({"metadata": {"name": "p"}, "status": {"phase": "Pending"}});
+        track_update(POD, None, &mut pod, &manager("kubectl"));
+        assert_eq!(pod["metadata"].get("managedFields"), None);
+        let old = pod.clone();
+        pod["status"]["phase"] = json!("Running");
+        track_update(POD, Some(&old), &mut pod, &Manager { subresource: "status", ..manager("kubelet") });
+        assert_eq!(pod["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:status": {"f:phase": {}}}));
     }
 
     #[test]

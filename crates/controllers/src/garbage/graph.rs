@@ -51,7 +51,8 @@ impl Graph {
         wake
     }
 
-    /// Forgets all objects of a kind that is no longer served; they are gone with it.
+    /// Forgets all objects of a kind that is no longer served; they are gone with it. Returns the uids of those left that
+    /// deserve a look because of it.
     pub(super) fn forget_kind(&mut self, kind: &Kind) -> Vec<String> {
         let gone: Vec<String> =
             self.nodes.iter().filter(|(_, node)| *node.kind == *kind).map(|(uid, _)| uid.clone()).collect();
@@ -59,6 +60,7 @@ impl Graph {
         for uid in gone {
             self.remove(&uid, &mut wake);
         }
+        wake.retain(|uid| self.nodes.contains_key(uid));
         wake
     }
 

@@ -175,8 +175,11 @@ fn what_the_graph_knows_of_owners() {
     graph.absorb(&kind, None, Some(&meta("c", &["p"], &[], false)));
     assert_eq!(graph.dependents("p"), [dependent("c", true, false, false)]);
     assert_eq!(graph.owned(), ["c"]);
-    assert_eq!(woken(graph.forget_kind(&kind)), "c");
-    assert!(graph.get("c").is_none() && graph.dependents("p").is_empty());
+    let other = Arc::new(Kind::for_test("other", "Other", "others", true));
+    graph.absorb(&other, None, Some(&meta("o", &["p"], &[], false)));
+    assert_eq!(woken(graph.forget_kind(&kind)), "o", "who is left without its owner");
+    assert!(graph.get("c").is_none());
+    assert_eq!(graph.dependents("p"), [dependent("o", true, false, false)]);
 }
 
 #[test]

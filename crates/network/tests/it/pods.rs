@@ -1,5 +1,8 @@
 //! Pods among themselves, and with the world.
 
+use std::io;
+use std::net::Ipv4Addr;
+
 use crate::world::{GATEWAY, NODE, OUTSIDE, Server, UPLINK_MTU, in_machine};
 
 #[test]
@@ -33,6 +36,18 @@ fn the_node_reaches_pods_and_pods_the_node() {
             a.pod.ask_tcp((NODE, Server::PORT)).unwrap(),
             format!("node {}", a.address)
         );
+    });
+}
+
+#[test]
+fn an_address_no_pod_has_is_unreachable_at_once() {
+    in_machine(|machine| async move {
+        let network = machine.network().await;
+        let a = machine.serving_pod(&network, "a").await;
+        for place in [&a.pod, &machine.place] {
+            let error = place.ask_tcp((Ipv4Addr::new(10, 42, 0, 200), Server::PORT)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+        }
     });
 }
 

@@ -30,7 +30,7 @@ use crate::record::{
 pub(super) fn prepare_directories(config: &NativeConfig) -> Result<(), RuntimeError> {
     let make = |path: &Path| {
         fs::create_dir_all(path)?;
-        rustix::fs::chmod(path, Mode::from_raw_mode(0o711)).map_err(io::Error::from)
+        rustix::fs::chmod(path, Mode::from_raw_mode(0o700)).map_err(io::Error::from)
     };
     if config.cgroup_root.trim_matches('/').is_empty() {
         return Err(RuntimeError::Create("the runtime needs a cgroup of its own".to_owned()));

@@ -76,6 +76,45 @@ async fn an_end_while_the_agent_is_away_is_known() {
     );
 }
 
+/// Names the directory of [`agent_process`]; set only in the process that plays the agent.
+const AGENT_DIRECTORY: &str = "SAMPAN_TEST_AGENT_DIRECTORY";
+
+/// The agent that `a_killed_agent_is_survived` kills: this test binary, started once more.
+#[tokio::test]
+#[ignore = "plays a part in another test"]
+async fn agent_process() {
+    let Some(directory) = std::env::var_os(AGENT_DIRECTORY) else { return };
+    let fixture = Fixture::at(Path::new(&directory));
+    let sandbox = fixture.sandbox().await;
+    let id = fixture.run(&sandbox, shell("echo ready; while :; do sleep 0.01; done")).await;
+    std::fs::write(Path::new(&directory).join("started"), id.0).expect("tell");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_killed_agent_is_survived() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut agent = std::process::Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", "it::agent::agent_process", "--ignored"])
+        .env(AGENT_DIRECTORY, directory.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("agent");
+    let started = directory.path().join("started");
+    let id = eventually("agent starts a container", || {
+        std::fs::read_to_string(&started).ok().filter(|id| id.len() == 64).map(sampan_runtime::ContainerId)
+    });
+    let id = id.await;
+    agent.kill().expect("kill");
+    agent.wait().expect("reap");
+    let fixture = Fixture::at(directory.path());
+    let status = fixture.runtime.container_status(&id).await.expect("status");
+    assert_eq!(status.state, ContainerState::Running);
+    assert_eq!(fixture.exec(&id, "echo alive").await, "alive\n");
+    fixture.runtime.stop_container(&id, Duration::ZERO).await.expect("stop");
+    assert_eq!(fixture.runtime.container_status(&id).await.expect("status").exit_code, 137);
+}
+
 #[tokio::test]
 async fn a_killed_supervisor_takes_its_containers_along() {
     let fixture = Fixture::new();
@@ -154,7 +193,7 @@ async fn nothing_is_left() {
     fixture.run(&sandbox, command(&["sleep", "1000"])).await;
     fixture.sandbox().await;
     let pids = [fixture.runtime.container_status(&id).await.expect("status").pid, supervisor(&fixture).await];
-    assert!(!mounts().contains(&*fixture.directory.path().to_string_lossy()), "no mount on the node");
+    assert!(!mounts().contains(&*fixture.directory.to_string_lossy()), "no mount on the node");
     fixture.runtime.stop_container(&id, Duration::from_secs(10)).await.expect("stop");
     destroy_all(&fixture.config).expect("destroy");
     for pid in pids {

@@ -35,7 +35,9 @@ impl RootfsSource for Busybox {
 
 /// A runtime and its directories.
 pub(crate) struct Fixture {
-    pub(crate) directory: TempDir,
+    /// Removed last, when it is ours.
+    _owned: Option<TempDir>,
+    pub(crate) directory: PathBuf,
     pub(crate) config: NativeConfig,
     pub(crate) runtime: Arc<NativeRuntime>,
     numbers: AtomicU32,
@@ -49,28 +51,37 @@ impl Drop for Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let image = directory.path().join("image");
-        make_image(&image);
-        let name = directory.path().file_name().expect("named").to_string_lossy().replace('.', "");
+        let owned = tempfile::tempdir().expect("temporary directory");
+        let mut fixture = Self::at(owned.path());
+        fixture._owned = Some(owned);
+        fixture
+    }
+
+    /// In a directory that stays.
+    pub(crate) fn at(directory: &Path) -> Self {
+        let image = directory.join("image");
+        if !image.exists() {
+            make_image(&image);
+        }
+        let name = directory.file_name().expect("named").to_string_lossy().replace('.', "");
         let mut config = NativeConfig::new(
-            directory.path().join("data"),
-            directory.path().join("run"),
+            directory.join("data"),
+            directory.join("run"),
             format!("sampan-test-{name}"),
             Busybox(image),
         );
         config.supervisor_binary = Some(PathBuf::from(env!("CARGO_BIN_EXE_sampan-supervisor")));
         let runtime = NativeRuntime::open(config.clone()).expect("open");
-        Self { directory, config, runtime, numbers: AtomicU32::new(0) }
+        Self { _owned: None, directory: directory.to_owned(), config, runtime, numbers: AtomicU32::new(0) }
     }
 
     pub(crate) fn image(&self) -> PathBuf {
-        self.directory.path().join("image")
+        self.directory.join("image")
     }
 
     /// A directory of the node for a volume.
     pub(crate) fn volume(&self, name: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
+        let path = self.directory.join(name);
         fs::create_dir_all(&path).expect("make volume");
         path
     }
@@ -90,7 +101,7 @@ impl Fixture {
                 attempt: 0,
             },
             hostname: format!("pod-{number}"),
-            log_directory: self.directory.path().join(format!("logs-{number}")),
+            log_directory: self.directory.join(format!("logs-{number}")),
             namespaces: NamespaceOptions::default(),
             sysctls: BTreeMap::new(),
             cgroup_parent: format!("kubepods/poduid-{number}"),

@@ -107,7 +107,7 @@ async fn system_calls_are_filtered() {
     let (output, _) =
         fixture.script("unshare -U true 2>&1 || echo refused; unshare -m true 2>&1 || echo refused").await;
     assert_eq!(output.matches("refused").count(), 2, "{output}");
-    let profile = fixture.directory.path().join("profile.json");
+    let profile = fixture.directory.join("profile.json");
     let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28}]}"#;
     std::fs::write(&profile, text).expect("write");
     let mut config = shell("mkdir /tmp/x 2>&1");
@@ -162,7 +162,7 @@ async fn volumes_appear_where_they_should() {
     let mut config = shell(
         "cat /data/deep/file; touch /data/deep/new; touch /ro/x || echo refused; cat /etc/hosts; cat /ro/inner/file",
     );
-    let hosts = fixture.directory.path().join("hosts");
+    let hosts = fixture.directory.join("hosts");
     std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("write");
     config.mounts = vec![
         mount(&volume, "/ro/inner", false),
@@ -295,7 +295,7 @@ async fn nothing_of_ours_is_visible_inside() {
     assert_eq!(fixture.exec(&id, "ls /proc/self/fd | tr '\\n' ' '").await.trim(), "0 1 2 3");
     assert_eq!(fixture.exec(&id, "ls /proc/1/fd | tr '\\n' ' '").await.trim(), "0 1 2");
     let mounts = fixture.exec(&id, "cat /proc/self/mountinfo").await;
-    assert!(!mounts.contains(&*fixture.directory.path().to_string_lossy()), "{mounts}");
+    assert!(!mounts.contains(&*fixture.directory.to_string_lossy()), "{mounts}");
     // The first process has executed its program; a program that is a link to it runs the image's file.
     assert!(fixture.exec(&id, "readlink /proc/1/exe").await.contains("/bin/busybox"));
 }

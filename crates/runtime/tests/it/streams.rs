@@ -90,9 +90,13 @@ async fn a_command_can_have_a_terminal() {
     let fixture = Fixture::new();
     let sandbox = fixture.sandbox().await;
     let id = fixture.run(&sandbox, idle()).await;
-    let command = ["sh", "-c", "tty; read line; until stty size 2>/dev/null; do sleep 0.01; done; exit 2"]
-        .map(str::to_owned)
-        .to_vec();
+    let command = [
+        "sh",
+        "-c",
+        "tty; read line; until stty size 2>/dev/null | grep '33 91'; do sleep 0.01; done; exit 2",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let mut streams = fixture.runtime.exec(&id, command, options(true, true)).await.expect("exec");
     let (mut stdin, mut stdout) =
         (streams.stdin.take().expect("input"), streams.stdout.take().expect("output"));

