@@ -173,6 +173,33 @@ async fn a_killed_nursery_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_supervisor_does_not_grow() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.sandbox().await;
+    let pid = supervisor(&fixture).await;
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count();
+    let private = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("memory");
+        let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("private memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("number")
+    };
+    let live = async |rounds: usize| {
+        for _ in 0..rounds {
+            let id = fixture.run(&sandbox, shell("echo out; echo err >&2; head -c 30000 /dev/zero")).await;
+            let _ = fixture.runtime.exec_sync(&id, vec!["true".into()], None).await;
+            fixture.ended(&id).await;
+            fixture.runtime.remove_container(&id).await.expect("remove");
+        }
+        (descriptors(), private())
+    };
+    let (open_before, private_before) = live(10).await;
+    let (open_after, private_after) = live(60).await;
+    assert_eq!(open_after, open_before, "descriptors");
+    assert!(private_after <= private_before + 64, "{private_before} KiB became {private_after} KiB");
+    assert!(private_after < 1024, "{private_after} KiB");
+}
+
+#[tokio::test]
 async fn two_agents_may_look_at_once() {
     let fixture = Fixture::new();
     let sandbox = fixture.sandbox().await;
