@@ -81,7 +81,8 @@ pub fn decode(bytes: &[u8], type_name: &str) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
-    let type_ = Types::get().type_(type_name).ok_or_else(|| ProtobufError::UnknownType(type_name.to_owned()))?;
+    let type_ =
+        Types::get().type_(type_name).ok_or_else(|| ProtobufError::UnknownType(type_name.to_owned()))?;
     let mut object = message(type_, raw, 0)?;
     for (field, value) in [("apiVersion", api_version), ("kind", kind)] {
         if !value.is_empty() {
@@ -172,13 +173,20 @@ fn message(type_: &'static Type, bytes: &[u8], depth: usize) -> Result<Map<Strin
     Ok(object)
 }
 
-fn add(object: &mut Map<String, Value>, field: &Field, wired: &Wired<'_>, depth: usize) -> Result<(), ProtobufError> {
+fn add(
+    object: &mut Map<String, Value>,
+    field: &Field,
+    wired: &Wired<'_>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
     match &field.type_ {
         FieldType::List(element) => {
             let mut items = Vec::new();
             match wired {
                 // Numbers may come packed.
-                Wired::Bytes(packed) if matches!(**element, FieldType::Int32 | FieldType::Int64 | FieldType::Boolean) => {
+                Wired::Bytes(packed)
+                    if matches!(**element, FieldType::Int32 | FieldType::Int64 | FieldType::Boolean) =>
+                {
                     let mut wire = Wire(packed);
                     while !wire.0.is_empty() {
                         items.extend(value(element, &Wired::Varint(wire.varint()?), depth)?);
@@ -186,18 +194,14 @@ fn add(object: &mut Map<String, Value>, field: &Field, wired: &Wired<'_>, depth:
                 }
                 one => items.push(value(element, one, depth)?.unwrap_or(Value::Null)),
             }
-            if let Some(list) =
-                object.entry(field.name).or_insert_with(|| json!([])).as_array_mut()
-            {
+            if let Some(list) = object.entry(field.name).or_insert_with(|| json!([])).as_array_mut() {
                 list.extend(items);
             }
         }
         FieldType::Map(entry) => {
             let Wired::Bytes(pair) = wired else { return Err(ProtobufError::Malformed) };
             let (key, entry) = map_entry(entry, pair, depth)?;
-            if let Some(map) =
-                object.entry(field.name).or_insert_with(|| json!({})).as_object_mut()
-            {
+            if let Some(map) = object.entry(field.name).or_insert_with(|| json!({})).as_object_mut() {
                 map.insert(key, entry);
             }
         }
@@ -254,7 +258,8 @@ fn value(type_: &FieldType, wired: &Wired<'_>, depth: usize) -> Result<Option<Va
         (FieldType::IntOrString, Wired::Bytes(bytes)) => Some(int_or_string(bytes)?),
         (FieldType::Any | FieldType::Object, Wired::Bytes(bytes)) => raw_json(bytes)?,
         (FieldType::Struct(name), Wired::Bytes(bytes)) => {
-            let type_ = Types::get().type_(name).ok_or_else(|| ProtobufError::UnknownType((*name).to_owned()))?;
+            let type_ =
+                Types::get().type_(name).ok_or_else(|| ProtobufError::UnknownType((*name).to_owned()))?;
             Some(Value::Object(message(type_, bytes, depth + 1)?))
         }
         _ => return Err(ProtobufError::Malformed),
@@ -342,7 +347,8 @@ mod tests {
         let rolling = field(2, &surge);
         let strategy = [field(1, b"RollingUpdate"), field(2, &rolling)].concat();
         let spec = [vec![8, 0], vec![5 << 3, 0], field(4, &strategy)].concat();
-        let decoded = decode(&enveloped("apps/v1", "Deployment", &field(2, &spec)), "io.k8s.api.apps.v1.Deployment");
+        let decoded =
+            decode(&enveloped("apps/v1", "Deployment", &field(2, &spec)), "io.k8s.api.apps.v1.Deployment");
         let spec = json!({
             "replicas": 0,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}},
@@ -350,7 +356,10 @@ mod tests {
         assert_eq!(decoded.map(|d| d["spec"].clone()), Ok(spec));
         let created = field(1, &field(8, &[8, 1]));
         let decoded = decode(&enveloped("v1", "Pod", &created), "io.k8s.api.core.v1.Pod");
-        assert_eq!(decoded.map(|d| d["metadata"].clone()), Ok(json!({"creationTimestamp": "1970-01-01T00:00:01Z"})));
+        assert_eq!(
+            decoded.map(|d| d["metadata"].clone()),
+            Ok(json!({"creationTimestamp": "1970-01-01T00:00:01Z"}))
+        );
     }
 
     #[test]

@@ -52,10 +52,11 @@ type Validate = fn(&Admission<'_>, &Value) -> Result<(), ApiError>;
 const MUTATING: &[Mutate] =
     &[namespace::name_label, pod::service_account, pod::priority, pod::default_tolerations];
 
-const VALIDATING: &[Validate] = &[namespace::lifecycle, node::restriction];
+const VALIDATING: &[Validate] = &[node::restriction];
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
+    namespace::lifecycle(admission, object).await?;
     pod::await_service_account(admission, object).await;
     for plugin in MUTATING {
         plugin(admission, object)?;

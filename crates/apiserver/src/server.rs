@@ -6,11 +6,11 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use sampan_api::decode::{self, Strictness};
 use sampan_api::kind::Subresource;
 use sampan_api::protobuf;
@@ -35,6 +35,8 @@ use crate::{discovery, openapi};
 
 /// Larger request bodies are refused, as upstream does.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+/// Bytes beyond the limit that are read before the connection is cut.
+const MAX_DISCARDED: usize = 16 * 1024 * 1024;
 /// Requests worked on at once, watches and streams not counted: upstream's defaults are 400 reads and 200 writes.
 const MAX_IN_FLIGHT: usize = 600;
 /// Type of a delete's body.
@@ -324,7 +326,8 @@ impl ApiServer {
             include: Include::parse(info.query.get("includeObject")),
         };
         let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
-        if !kind.stored() && info.verb != "create" {
+        let needs_name = matches!(info.verb, "update" | "patch");
+        if (!kind.stored() && info.verb != "create") || (needs_name && name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
         let response = match info.verb {
@@ -411,7 +414,12 @@ impl ApiServer {
     ) -> Result<Written, ApiError> {
         let mut strictness = Strictness::default();
         let mut document = |yaml: bool| {
-            read_document(if yaml { "application/yaml" } else { "application/json" }, "", body, &mut strictness)
+            read_document(
+                if yaml { "application/yaml" } else { "application/json" },
+                "",
+                body,
+                &mut strictness,
+            )
         };
         let change = match content_type {
             "application/json-patch+json" => Change::Json(document(false)?),
@@ -484,13 +492,25 @@ pub(crate) fn content_type(headers: &HeaderMap) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads a whole body, up to the limit.
-pub(crate) async fn read_body(body: ApiBody) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::too_large(MAX_BODY)),
-        Err(e) => Err(ApiError::bad_request(format!("cannot read the request: {e}"))),
+/// Reads a whole body, up to the limit. What is beyond is read and thrown away for a while, because a client that is
+/// cut off while it sends does not see the answer.
+pub(crate) async fn read_body(mut body: ApiBody) -> Result<Bytes, ApiError> {
+    let mut collected = BytesMut::new();
+    let mut discarded = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| ApiError::bad_request(format!("cannot read the request: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if collected.len() + data.len() > MAX_BODY || discarded > 0 {
+            discarded += data.len();
+            collected.clear();
+        } else {
+            collected.extend_from_slice(&data);
+        }
+        if discarded > MAX_DISCARDED {
+            break;
+        }
     }
+    if discarded > 0 { Err(ApiError::too_large(MAX_BODY)) } else { Ok(collected.freeze()) }
 }
 
 /// Reads a document of one of the accepted types; `schema` is its type, which only protobuf needs to know.

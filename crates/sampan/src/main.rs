@@ -175,7 +175,8 @@ fn main() -> ExitCode {
 
 fn start_log(filter: &str) -> Result<(), Failure> {
     // The netlink library warns of every answer that says "no such link", which is how one asks whether a link exists.
-    let quiet = if filter.contains("nlink") { String::new() } else { ",nlink=error,hickory_server=warn".to_owned() };
+    let quiet =
+        if filter.contains("nlink") { String::new() } else { ",nlink=error,hickory_server=warn".to_owned() };
     let filter = EnvFilter::try_new(format!("{filter}{quiet}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

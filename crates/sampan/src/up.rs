@@ -159,11 +159,20 @@ impl Platform {
         let mut config = NodeConfig::new(&cluster.node_name, node_address, paths.node(), paths.node_run());
         config.version = format!("{}+sampan", sampan_api::schema::version());
         config.plain_http_registries.clone_from(&args.plain_http_registry);
-        let node =
-            Node::start(config, client(&node_user, &["system:nodes"], "kubelet"), &informers, runtime, images, network)?;
+        let node = Node::start(
+            config,
+            client(&node_user, &["system:nodes"], "kubelet"),
+            &informers,
+            runtime,
+            images,
+            network,
+        )?;
         server
             .set_node_connector(Arc::new(LocalNode { name: cluster.node_name.clone(), node: node.clone() }));
-        let scheduler = sampan_scheduler::start(client("system:kube-scheduler", &[], "kube-scheduler"), informers.clone());
+        let scheduler = sampan_scheduler::start(
+            client("system:kube-scheduler", &[], "kube-scheduler"),
+            informers.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = scheduler.await {
                 tracing::error!(%error, "the scheduler ended");

@@ -549,8 +549,9 @@ mod tests {
 
     #[test]
     fn a_writer_may_hand_over_fields() {
-        let one = applied(CONFIG_MAP, None, json!({"metadata": {"name": "c"}, "data": {"a": "1"}}), "one", false)
-            .expect("new");
+        let one =
+            applied(CONFIG_MAP, None, json!({"metadata": {"name": "c"}, "data": {"a": "1"}}), "one", false)
+                .expect("new");
         let mut handed = one.clone();
         handed["metadata"]["managedFields"][0]["manager"] = json!("two");
         track_update(CONFIG_MAP, Some(&one), &mut handed, &manager("kubectl"));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Admission;
 use crate::error::ApiError;
-use crate::write::{namespace_key, namespace_missing};
+use crate::write::{namespace_key, namespace_missing, parse};
 
 /// Namespaces that cannot be deleted.
 pub(crate) const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -21,16 +21,14 @@ pub(super) fn name_label(admission: &Admission<'_>, object: &mut Value) -> Resul
 }
 
 /// No object is created in a namespace that does not exist or is being deleted.
-pub(super) fn lifecycle(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
+/// The store is asked, not the cache: a namespace made a moment ago counts.
+pub(super) async fn lifecycle(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
     if admission.old.is_some() || !admission.kind.namespaced() {
         return Ok(());
     }
-    let namespace = admission.server.cache.resource("namespaces").get(&namespace_key(admission.namespace));
-    let Some(namespace) = namespace else {
-        // A namespace made a moment ago may not be in the cache yet; the store has the last word at commit.
-        return if admission.dry_run { Err(namespace_missing(admission.namespace)) } else { Ok(()) };
-    };
-    if namespace.field("/metadata/deletionTimestamp").is_empty() {
+    let namespace = admission.server.store.get(&namespace_key(admission.namespace)).await?;
+    let namespace = parse(&namespace.ok_or_else(|| namespace_missing(admission.namespace))?)?;
+    if namespace["metadata"]["deletionTimestamp"].is_null() {
         return Ok(());
     }
     let why = format!(

@@ -1,0 +1,165 @@
+//! Every row of the table walks through the same script. A new kind is tested by being in the table; only its smallest
+//! valid object stands here.
+
+use http::Method;
+use http_body_util::BodyExt as _;
+use sampan_api::kind::Storage;
+use sampan_api::registry::{Kind, Registry};
+use serde_json::{Value, json};
+
+use crate::world::{APPLY, MERGE, World, admin};
+
+/// What an object of a kind needs besides a name.
+fn smallest(kind: &Kind) -> Value {
+    let template = json!({
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    });
+    let workload = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    match &*kind.kind {
+        "Pod" => json!({"spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        "Deployment" | "ReplicaSet" => workload,
+        "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
+        "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
+        "Event" => json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}}),
+        "ClusterRoleBinding" | "RoleBinding" => {
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}})
+        }
+        "PriorityClass" => json!({"value": 5}),
+        _ => json!({}),
+    }
+}
+
+fn collection(kind: &Kind) -> String {
+    let root = if kind.group.is_empty() {
+        format!("/api/{}", kind.version)
+    } else {
+        format!("/apis/{}/{}", kind.group, kind.version)
+    };
+    if kind.namespaced() {
+        format!("{root}/namespaces/default/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    }
+}
+
+fn object(kind: &Kind, name: &str) -> Value {
+    let mut object = smallest(kind);
+    object["apiVersion"] = kind.api_version().into();
+    object["kind"] = kind.kind.clone().into();
+    object["metadata"]["name"] = name.into();
+    object
+}
+
+#[tokio::test]
+async fn every_kind_walks_the_same_way() {
+    let world = World::new().await;
+    // Pods name an account, which a controller makes in a real cluster.
+    world
+        .post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}}))
+        .await
+        .expect(201);
+    for kind in Registry::built_in().kinds().iter().filter(|kind| kind.storage != Storage::Virtual) {
+        script(&world, kind).await;
+    }
+}
+
+async fn script(world: &World, kind: &Kind) {
+    let what = kind.resource();
+    let (all, one) = (collection(kind), format!("{}/x1", collection(kind)));
+    let before = world.get(&all).await.expect(200);
+    let from = before["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
+
+    // Dry run answers like the real thing and stores nothing.
+    let dry = world.post(&format!("{all}?dryRun=All"), &object(kind, "x1")).await.expect(201);
+    assert_eq!(dry["metadata"]["name"], "x1", "{what}");
+    world.get(&one).await.expect(404);
+
+    let created = world.post(&all, &object(kind, "x1")).await.expect(201);
+    assert!(created["metadata"]["uid"].is_string(), "{what}: no uid");
+    assert!(created["metadata"]["creationTimestamp"].is_string(), "{what}: no time");
+    let again = world.post(&all, &object(kind, "x1")).await;
+    assert_eq!((again.code, again.body["reason"].as_str()), (409, Some("AlreadyExists")), "{what}");
+    let got = world.get(&one).await.expect(200);
+    assert_eq!(got, created, "{what}: read differs from written");
+
+    let labelled =
+        world.patch(&one, MERGE, &json!({"metadata": {"labels": {"test": "yes"}}})).await.expect(200);
+    assert_eq!(labelled["metadata"]["labels"]["test"], "yes", "{what}");
+    let unchanged =
+        world.patch(&one, MERGE, &json!({"metadata": {"labels": {"test": "yes"}}})).await.expect(200);
+    assert_eq!(
+        unchanged["metadata"]["resourceVersion"], labelled["metadata"]["resourceVersion"],
+        "{what}: a patch that changes nothing was written"
+    );
+    let stale = world.put(&one, &created).await;
+    assert_eq!(
+        (stale.code, stale.body["reason"].as_str()),
+        (409, Some("Conflict")),
+        "{what}: {}",
+        stale.body
+    );
+
+    let selected = world.get(&format!("{all}?labelSelector=test%3Dyes")).await.expect(200);
+    assert_eq!(selected["items"].as_array().map(Vec::len), Some(1), "{what}");
+    assert_eq!(selected["kind"], format!("{}List", kind.kind), "{what}");
+    let selected = world.get(&format!("{all}?fieldSelector=metadata.name%3Dother")).await.expect(200);
+    assert_eq!(selected["items"].as_array().map(Vec::len), Some(0), "{what}");
+
+    let mut configuration = object(kind, "x1");
+    configuration["metadata"]["annotations"] = json!({"applied": "1"});
+    let applied =
+        world.patch(&format!("{one}?fieldManager=me&force=true"), APPLY, &configuration).await.expect(200);
+    assert_eq!(applied["metadata"]["annotations"]["applied"], "1", "{what}");
+    let managers = applied["metadata"]["managedFields"].to_string();
+    assert!(managers.contains("\"me\""), "{what}: {managers}");
+
+    let table = table_of(world, &all).await;
+    let columns = table["columnDefinitions"].as_array().map_or(0, Vec::len);
+    assert_eq!(columns, kind.columns.len(), "{what}");
+    for row in table["rows"].as_array().into_iter().flatten() {
+        assert_eq!(row["cells"].as_array().map(Vec::len), Some(columns), "{what}");
+    }
+
+    world.delete(&one).await.expect(200);
+    if kind.plural == "namespaces" {
+        // Its content and then its finalizer have to go first.
+        let dying = world.get(&one).await.expect(200);
+        assert_eq!(dying["status"]["phase"], "Terminating");
+        let mut done = dying;
+        done["spec"]["finalizers"] = json!([]);
+        world.put(&format!("{one}/finalize"), &done).await.expect(200);
+    }
+    world.get(&one).await.expect(404);
+
+    let events = watched(world, &format!("{all}?watch=true&resourceVersion={from}&timeoutSeconds=1")).await;
+    let types: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!((types.first(), types.last()), (Some(&"ADDED"), Some(&"DELETED")), "{what}: {types:?}");
+    assert!(types[1..types.len() - 1].iter().all(|t| *t == "MODIFIED"), "{what}: {types:?}");
+    let revisions: Vec<u64> = events
+        .iter()
+        .filter_map(|event| event["object"]["metadata"]["resourceVersion"].as_str()?.parse().ok())
+        .collect();
+    assert!(revisions.is_sorted() && revisions.len() == events.len(), "{what}: {revisions:?}");
+}
+
+async fn table_of(world: &World, path: &str) -> Value {
+    let request = http::Request::builder()
+        .uri(path)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let body = world.raw(admin(), request).await.into_body().collect().await.expect("a body").to_bytes();
+    serde_json::from_slice(&body).expect("a table")
+}
+
+async fn watched(world: &World, path: &str) -> Vec<Value> {
+    let request = http::Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let body = world.raw(admin(), request).await.into_body().collect().await.expect("a body").to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}

@@ -1,0 +1,124 @@
+//! A server of its own for each test, and requests to it.
+
+use std::sync::Arc;
+
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use sampan_apiserver::{ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
+use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use serde_json::Value;
+use tempfile::TempDir;
+use tower::Service as _;
+
+/// A running API server.
+pub(crate) struct World {
+    pub(crate) server: Arc<ApiServer>,
+    _directory: TempDir,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn expect(self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", self.body);
+        self.body
+    }
+}
+
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const MERGE: &str = "application/merge-patch+json";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default())
+            .expect("a store");
+        let pki = Pki::open(&directory.path().join("pki")).expect("keys");
+        let config = ServerConfig {
+            service_cidr: "10.43.0.0/24".to_owned(),
+            advertise: ([10, 42, 0, 1].into(), 6443),
+            cluster_domain: "cluster.local".to_owned(),
+            build: "test".to_owned(),
+        };
+        let server = ApiServer::start(store, config, &pki).await.expect("starts");
+        Self { server, _directory: directory }
+    }
+
+    pub(crate) async fn raw(
+        &self,
+        user: User,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> http::Response<ApiBody> {
+        let mut service = InProcess::new(self.server.clone(), user, "test/1");
+        match service.call(request.map(|body| body.map_err(BodyError::new))).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    pub(crate) async fn send_as(
+        &self,
+        user: User,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<bytes::Bytes>,
+    ) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content_type)
+            .header("accept", JSON)
+            .body(Full::new(body.into()))
+            .expect("a request");
+        let response = self.raw(user, request).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<bytes::Bytes>,
+    ) -> Answer {
+        self.send_as(admin(), method, path, content_type, body).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, JSON, "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, object: &Value) -> Answer {
+        self.send(Method::POST, path, JSON, object.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, object: &Value) -> Answer {
+        self.send(Method::PUT, path, JSON, object.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, content_type: &str, patch: &Value) -> Answer {
+        self.send(Method::PATCH, path, content_type, patch.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, JSON, "").await
+    }
+}
+
+/// May do everything.
+pub(crate) fn admin() -> User {
+    User::known("admin", &["system:masters"])
+}
