@@ -38,7 +38,7 @@ PACKAGE_LISTS_FRESH=
 refresh_package_lists() {
     [ -z "$PACKAGE_LISTS_FRESH" ] || return 0
     command -v apt-get >/dev/null || die "missing: $*; this machine has no apt-get, install them by hand"
-    apt-get update -qq >&2
+    apt-get update -qq >/dev/null
     PACKAGE_LISTS_FRESH=yes
 }
 
@@ -46,7 +46,7 @@ refresh_package_lists() {
 install_packages() {
     say "installing $*"
     refresh_package_lists "$@"
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }
 
 # install_missing COMMAND:PACKAGE...
@@ -67,7 +67,7 @@ unpack_missing() {
         say "unpacking ${pair#*:}"
         refresh_package_lists "${pair#*:}"
         scratch=$(mktemp -d)
-        (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root "${pair#*:}" >&2)
+        (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root "${pair#*:}" >/dev/null)
         mkdir -p "$TOOLS/root"
         dpkg-deb -x "$scratch"/*.deb "$TOOLS/root"
         rm -rf "$scratch"

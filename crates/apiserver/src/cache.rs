@@ -26,7 +26,6 @@ const RING_BYTES: usize = 16 << 20;
 pub(crate) struct Item {
     pub(crate) key: Arc<str>,
     pub(crate) bytes: Bytes,
-    pub(crate) revision: u64,
     parsed: OnceLock<Attributes>,
 }
 
@@ -42,7 +41,6 @@ impl Item {
         Self {
             key: kv.key.clone(),
             bytes: kv.value.clone(),
-            revision: kv.mod_revision.0,
             parsed: OnceLock::new(),
         }
     }

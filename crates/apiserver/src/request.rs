@@ -7,7 +7,7 @@ use http::{Method, Uri};
 
 /// Query parameters; of repeated ones all values in order.
 #[derive(Clone, Debug, Default)]
-pub struct Query {
+pub(crate) struct Query {
     values: HashMap<String, Vec<String>>,
 }
 
@@ -16,7 +16,7 @@ const MAX_PARAMETERS: usize = 1000;
 
 impl Query {
     /// Reads the part of an address after `?`.
-    pub fn parse(text: Option<&str>) -> Self {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
         let mut values: HashMap<String, Vec<String>> = HashMap::new();
         for pair in text.unwrap_or_default().split('&').filter(|p| !p.is_empty()).take(MAX_PARAMETERS) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -26,17 +26,17 @@ impl Query {
     }
 
     /// First value of a parameter, empty counted as absent.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name)?.first().map(String::as_str).filter(|v| !v.is_empty())
     }
 
     /// Every value of a parameter.
-    pub fn all(&self, name: &str) -> &[String] {
+    pub(crate) fn all(&self, name: &str) -> &[String] {
         self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// `true`, `1` or the bare name.
-    pub fn flag(&self, name: &str) -> bool {
+    pub(crate) fn flag(&self, name: &str) -> bool {
         self.values
             .get(name)
             .and_then(|v| v.first())
@@ -74,42 +74,42 @@ fn hex_pair(digits: &[u8]) -> Option<u8> {
 
 /// The address of a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResourcePath {
+pub(crate) struct ResourcePath {
     /// Empty for core.
-    pub group: String,
+    pub(crate) group: String,
     /// API version.
-    pub version: String,
+    pub(crate) version: String,
     /// Plural name.
-    pub resource: String,
+    pub(crate) resource: String,
     /// Empty for cluster-scoped resources and lists across namespaces.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Empty for collections.
-    pub name: String,
+    pub(crate) name: String,
     /// Empty for the object itself.
-    pub subresource: String,
+    pub(crate) subresource: String,
     /// What follows a `proxy` subresource.
-    pub rest: String,
+    pub(crate) rest: String,
     /// The old `/watch/` prefix was used.
-    pub watch_prefix: bool,
+    pub(crate) watch_prefix: bool,
 }
 
 /// A request as authorisation and routing see it.
 #[derive(Clone, Debug)]
-pub struct RequestInfo {
+pub(crate) struct RequestInfo {
     /// Kubernetes verb: get, list, watch, create, update, patch, delete, deletecollection; for other paths the method in
     /// lower case.
-    pub verb: &'static str,
+    pub(crate) verb: &'static str,
     /// Decoded path.
-    pub path: String,
+    pub(crate) path: String,
     /// Set when the path is below `/api/VERSION/` or `/apis/GROUP/VERSION/`.
-    pub resource: Option<ResourcePath>,
+    pub(crate) resource: Option<ResourcePath>,
     /// Query.
-    pub query: Query,
+    pub(crate) query: Query,
 }
 
 impl RequestInfo {
     /// Reads method and address.
-    pub fn parse(method: &Method, uri: &Uri) -> Self {
+    pub(crate) fn parse(method: &Method, uri: &Uri) -> Self {
         let path = uri.path();
         let query = Query::parse(uri.query());
         let segments: Vec<String> =

@@ -131,7 +131,7 @@ fn is_tmpfs(path: &Path) -> Result<bool, NodeError> {
     /// `TMPFS_MAGIC` of `linux/magic.h`.
     const TMPFS: i64 = 0x0102_1994;
     let facts = rustix::fs::statfs(path).map_err(NodeError::errno("look at the file system of", path))?;
-    Ok(i64::try_from(facts.f_type).is_ok_and(|kind| kind == TMPFS))
+    Ok(facts.f_type == TMPFS)
 }
 
 fn mount_tmpfs(target: &Path, options: &std::ffi::CStr) -> Result<(), NodeError> {
