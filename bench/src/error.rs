@@ -17,10 +17,7 @@ pub(crate) type Result<T> = std::result::Result<T, BenchError>;
 
 impl BenchError {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            cause: None,
-        }
+        Self { what: what.into(), cause: None }
     }
 }
 
@@ -43,10 +40,7 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> Context<T> for std::result::Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|cause| BenchError {
-            what: what(),
-            cause: Some(cause.into()),
-        })
+        self.map_err(|cause| BenchError { what: what(), cause: Some(cause.into()) })
     }
 }
 

@@ -152,40 +152,20 @@ async fn main() -> ExitCode {
             eprintln!("bench: {}", chain(error));
         }
     }
-    if result.is_ok() && written.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if result.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn run(verb: Verb, report: &mut Report) -> Result<()> {
     match verb {
-        Verb::Api {
-            targets,
-            clients,
-            operations,
-            listed,
-            events,
-        } => {
+        Verb::Api { targets, clients, operations, listed, events } => {
             check_counts(&clients)?;
-            let load = ObjectLoad {
-                clients,
-                operations,
-                listed,
-                events,
-            };
+            let load = ObjectLoad { clients, operations, listed, events };
             for target in &targets.targets {
                 eprintln!("bench: API of {}", target.name);
                 report.add(&target.name, objects::measure(target, &load).await?);
             }
         }
-        Verb::Pods {
-            targets,
-            pod,
-            counts,
-            processes,
-        } => {
+        Verb::Pods { targets, pod, counts, processes } => {
             check_counts(&counts)?;
             let load = pod.load(counts);
             for target in &targets.targets {
@@ -201,21 +181,10 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
                 report.add(&group.target, measures);
             }
         }
-        Verb::Start {
-            binary,
-            name,
-            runs,
-            image_archive,
-            pod,
-        } => {
+        Verb::Start { binary, name, runs, image_archive, pod } => {
             check_counts(&[runs])?;
             eprintln!("bench: {runs} starts of {}", binary.display());
-            let load = StartLoad {
-                binary,
-                runs,
-                image_archive,
-                pod: pod.load(Vec::new()),
-            };
+            let load = StartLoad { binary, runs, image_archive, pod: pod.load(Vec::new()) };
             report.add(&name, start::measure(&load).await?);
         }
     }
@@ -224,9 +193,7 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
 
 fn check_counts(counts: &[usize]) -> Result<()> {
     if counts.contains(&0) {
-        return Err(BenchError::new(
-            "a number of clients, pods or runs must be at least 1",
-        ));
+        return Err(BenchError::new("a number of clients, pods or runs must be at least 1"));
     }
     Ok(())
 }
@@ -244,18 +211,10 @@ mod tests {
 
     #[test]
     fn several_targets_and_counts() {
-        let words = [
-            "bench", "pods", "--target", "a=/a", "--target", "b=/b", "--counts", "1,5",
-        ];
+        let words = ["bench", "pods", "--target", "a=/a", "--target", "b=/b", "--counts", "1,5"];
         let more = ["--command", "sleep 60", "--json", "out"];
         let cli = Cli::try_parse_from(words.iter().chain(&more));
-        let Ok(Cli {
-            command: Verb::Pods {
-                targets, counts, pod, ..
-            },
-            json,
-        }) = cli
-        else {
+        let Ok(Cli { command: Verb::Pods { targets, counts, pod, .. }, json }) = cli else {
             panic!("not understood");
         };
         assert_eq!(targets.targets.len(), 2);

@@ -51,10 +51,7 @@ pub(crate) struct ObjectLoad {
 /// Measures one target. The namespaces made are deleted again, also after a failure.
 pub(crate) async fn measure(target: &Target, load: &ObjectLoad) -> Result<Vec<Measure>> {
     let client = target.connect().await?;
-    let (work, list) = (
-        Workspace::create(&client).await?,
-        Workspace::create(&client).await?,
-    );
+    let (work, list) = (Workspace::create(&client).await?, Workspace::create(&client).await?);
     let result = measure_in(target, load, &work.name, &list.name).await;
     let removed = (work.remove().await, list.remove().await);
     let measures = result?;
@@ -69,10 +66,7 @@ async fn measure_in(target: &Target, load: &ObjectLoad, work: &str, list: &str) 
     for &count in &load.clients {
         let clients = target.connect_many(count).await?;
         // Connections are opened before, so that their handshakes are not measured.
-        run(&clients, work, count, |api, _| async move {
-            api.get_opt("none").await.map(drop)
-        })
-        .await?;
+        run(&clients, work, count, |api, _| async move { api.get_opt("none").await.map(drop) }).await?;
         measures.extend(single_objects(&clients, work, load.operations).await?);
         measures.extend(lists(&clients, list, load).await?);
         measures.extend(watches(&clients, work, load.events).await?);
@@ -82,49 +76,39 @@ async fn measure_in(target: &Target, load: &ObjectLoad, work: &str, list: &str) 
 
 async fn single_objects(clients: &[Client], namespace: &str, operations: usize) -> Result<Vec<Measure>> {
     let create = run(clients, namespace, operations, |api, index| async move {
-        api.create(&PostParams::default(), &object(&name(index), 'a', 0))
-            .await
-            .map(drop)
+        api.create(&PostParams::default(), &object(&name(index), 'a', 0)).await.map(drop)
     });
     let create = create.await?;
-    let get = run(clients, namespace, operations, |api, index| async move {
-        api.get(&name(index)).await.map(drop)
-    });
+    let get =
+        run(
+            clients,
+            namespace,
+            operations,
+            |api, index| async move { api.get(&name(index)).await.map(drop) },
+        );
     let get = get.await?;
     let update = run(clients, namespace, operations, |api, index| async move {
-        api.replace(
-            &name(index),
-            &PostParams::default(),
-            &object(&name(index), 'b', 0),
-        )
-        .await
-        .map(drop)
+        api.replace(&name(index), &PostParams::default(), &object(&name(index), 'b', 0)).await.map(drop)
     });
     let update = update.await?;
     let delete = run(clients, namespace, operations, |api, index| async move {
         api.delete(&name(index), &DeleteParams::default()).await.map(drop)
     });
     let delete = delete.await?;
-    let phases = [
-        ("create", create),
-        ("get", get),
-        ("update", update),
-        ("delete", delete),
-    ];
-    Ok(phases
-        .iter()
-        .flat_map(|(what, phase)| phase.measures(what, clients.len()))
-        .collect())
+    let phases = [("create", create), ("get", get), ("update", update), ("delete", delete)];
+    Ok(phases.iter().flat_map(|(what, phase)| phase.measures(what, clients.len())).collect())
 }
 
 async fn lists(clients: &[Client], namespace: &str, load: &ObjectLoad) -> Result<Vec<Measure>> {
     let count = (load.operations / OPERATIONS_PER_LIST).max(clients.len());
-    let phase = run(clients, namespace, count, |api, _| async move {
-        api.list(&ListParams::default()).await.map(drop)
-    });
-    Ok(phase
-        .await?
-        .measures(&format!("list {} x 1 KB", load.listed), clients.len()))
+    let phase =
+        run(
+            clients,
+            namespace,
+            count,
+            |api, _| async move { api.list(&ListParams::default()).await.map(drop) },
+        );
+    Ok(phase.await?.measures(&format!("list {} x 1 KB", load.listed), clients.len()))
 }
 
 /// One writer changes one object; every client watches. Latency runs from the moment a change is sent
@@ -135,10 +119,7 @@ async fn watches(clients: &[Client], namespace: &str, events: usize) -> Result<V
         None => return Err(BenchError::new("a load needs at least one client")),
     };
     let what = || format!("could not change the object watched in {namespace}");
-    let made = writer
-        .create(&PostParams::default(), &object(WATCHED, 'w', 0))
-        .await
-        .context(what)?;
+    let made = writer.create(&PostParams::default(), &object(WATCHED, 'w', 0)).await.context(what)?;
     let version = made.metadata.resource_version.unwrap_or_default();
 
     let sent: Arc<Vec<OnceLock<Instant>>> = Arc::new((0..=events).map(|_| OnceLock::new()).collect());
@@ -163,24 +144,15 @@ async fn watches(clients: &[Client], namespace: &str, events: usize) -> Result<V
         // Set once: every number is written once.
         let _ = sent[number].set(Instant::now());
         let changed = object(WATCHED, 'w', number);
-        writer
-            .replace(WATCHED, &PostParams::default(), &changed)
-            .await
-            .context(what)?;
+        writer.replace(WATCHED, &PostParams::default(), &changed).await.context(what)?;
     }
     let latencies = timeout(WATCH_LIMIT, collect(watchers)).await;
     let latencies = latencies
         .context(|| format!("not all watchers of {namespace} saw all changes"))?
         .into_iter()
         .collect();
-    let phase = Phase {
-        latencies,
-        elapsed: begun.elapsed(),
-    };
-    writer
-        .delete(WATCHED, &DeleteParams::default())
-        .await
-        .context(what)?;
+    let phase = Phase { latencies, elapsed: begun.elapsed() };
+    writer.delete(WATCHED, &DeleteParams::default()).await.context(what)?;
     Ok(phase.measures("watch event", clients.len()))
 }
 
@@ -215,9 +187,7 @@ fn number(event: &WatchEvent<ConfigMap>) -> Option<usize> {
 async fn fill(target: &Target, namespace: &str, count: usize) -> Result<()> {
     let clients = target.connect_many(FILLERS).await?;
     let filled = run(&clients, namespace, count, |api, index| async move {
-        api.create(&PostParams::default(), &object(&name(index), 'l', 0))
-            .await
-            .map(drop)
+        api.create(&PostParams::default(), &object(&name(index), 'l', 0)).await.map(drop)
     });
     filled.await.map(drop)
 }
@@ -274,10 +244,7 @@ where
         let done = done.context(|| "a client of the load ended early".to_string())?;
         latencies.extend(done.context(|| format!("a request of the load failed in {namespace}"))?);
     }
-    Ok(Phase {
-        elapsed: begun.elapsed(),
-        latencies: latencies.into_iter().collect(),
-    })
+    Ok(Phase { elapsed: begun.elapsed(), latencies: latencies.into_iter().collect() })
 }
 
 /// The results of all tasks; what a broken one would have brought is missing.
@@ -299,10 +266,7 @@ fn object(name: &str, fill: char, number: usize) -> ConfigMap {
         (NUMBER.to_string(), number.to_string()),
     ]);
     ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(name.to_string()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() },
         data: Some(data),
         ..ConfigMap::default()
     }

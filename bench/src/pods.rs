@@ -67,27 +67,16 @@ async fn measure_in(
     let mut measures = Vec::new();
     for &count in &load.counts {
         let memory_before = group.map(ProcessGroup::usage).transpose()?;
-        let apis: Vec<Api<Pod>> = clients
-            .iter()
-            .map(|client| Api::namespaced(client.clone(), namespace))
-            .collect();
-        let round = Round {
-            apis,
-            namespace,
-            load,
-            names: names(count),
-        };
+        let apis: Vec<Api<Pod>> =
+            clients.iter().map(|client| Api::namespaced(client.clone(), namespace)).collect();
+        let round = Round { apis, namespace, load, names: names(count) };
         let mut events = pin!(round.watch().await?);
 
         let created = round.create(events.as_mut()).await?;
         measures.extend(created.measures(&format!("create to Running, {count} pods"), count));
         if let (Some(group), Some(before)) = (group, memory_before) {
             let extra = (group.usage()?.pss_mib() - before.pss_mib()) / count as f64;
-            measures.push(Measure::lower(
-                format!("memory per pod (PSS), {count} pods"),
-                "MiB",
-                extra,
-            ));
+            measures.push(Measure::lower(format!("memory per pod (PSS), {count} pods"), "MiB", extra));
         }
         let deleted = round.delete(events.as_mut()).await?;
         measures.extend(deleted.measures(&format!("delete to gone, {count} pods"), count));
@@ -154,13 +143,8 @@ impl Round<'_> {
     {
         let mut tasks = JoinSet::new();
         for (first, api) in self.apis.iter().enumerate() {
-            let names: Vec<String> = self
-                .names
-                .iter()
-                .skip(first)
-                .step_by(self.apis.len())
-                .cloned()
-                .collect();
+            let names: Vec<String> =
+                self.names.iter().skip(first).step_by(self.apis.len()).cloned().collect();
             let (api, request) = (api.clone(), request.clone());
             tasks.spawn(async move {
                 let mut moments = Moments::new();
@@ -188,12 +172,7 @@ impl Round<'_> {
     ) -> Result<Times> {
         let mut arrived = Moments::new();
         let waiting = async {
-            match timeout(
-                self.load.limit,
-                collect(events, reached, self.names.len(), &mut arrived),
-            )
-            .await
-            {
+            match timeout(self.load.limit, collect(events, reached, self.names.len(), &mut arrived)).await {
                 Ok(ended) => ended.map(|()| true),
                 Err(_) => Ok(false),
             }
@@ -201,9 +180,7 @@ impl Round<'_> {
         let (asked, is_complete) = tokio::try_join!(asked, waiting)?;
         if !is_complete {
             let (done, all, limit) = (arrived.len(), self.names.len(), self.load.limit.as_secs());
-            return Err(BenchError::new(format!(
-                "only {done} of {all} pods were there after {limit} s"
-            )));
+            return Err(BenchError::new(format!("only {done} of {all} pods were there after {limit} s")));
         }
         Ok(Times::between(&asked, &arrived))
     }
@@ -217,10 +194,7 @@ async fn collect(
     arrived: &mut Moments,
 ) -> Result<()> {
     while arrived.len() < count {
-        let event = events
-            .next()
-            .await
-            .ok_or_else(|| BenchError::new("the watch of the pods ended"))?;
+        let event = events.next().await.ok_or_else(|| BenchError::new("the watch of the pods ended"))?;
         let event = event.context(|| "the watch of the pods failed".to_string())?;
         if let Some(name) = reached(&event).and_then(|pod| pod.metadata.name.clone()) {
             arrived.entry(name).or_insert_with(Instant::now);
@@ -259,29 +233,16 @@ impl Times {
             .collect();
         let first = asked.values().min();
         let last = arrived.values().max();
-        let all = first.zip(last).map_or(Duration::ZERO, |(first, last)| {
-            last.saturating_duration_since(*first)
-        });
+        let all =
+            first.zip(last).map_or(Duration::ZERO, |(first, last)| last.saturating_duration_since(*first));
         Self { each, all }
     }
 
     fn measures(&self, what: &str, count: usize) -> Vec<Measure> {
-        let mut measures = vec![Measure::lower(
-            format!("{what}, p50"),
-            "ms",
-            self.each.percentile_ms(50.0),
-        )];
+        let mut measures = vec![Measure::lower(format!("{what}, p50"), "ms", self.each.percentile_ms(50.0))];
         if count > 1 {
-            measures.push(Measure::lower(
-                format!("{what}, p99"),
-                "ms",
-                self.each.percentile_ms(99.0),
-            ));
-            measures.push(Measure::lower(
-                format!("{what}, all"),
-                "ms",
-                milliseconds(self.all),
-            ));
+            measures.push(Measure::lower(format!("{what}, p99"), "ms", self.each.percentile_ms(99.0)));
+            measures.push(Measure::lower(format!("{what}, all"), "ms", milliseconds(self.all)));
         }
         measures
     }
@@ -301,14 +262,8 @@ pub(crate) fn pod(name: &str, load: &PodLoad) -> Pod {
         ..Container::default()
     };
     Pod {
-        metadata: ObjectMeta {
-            name: Some(name.to_string()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            containers: vec![container],
-            ..PodSpec::default()
-        }),
+        metadata: ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() },
+        spec: Some(PodSpec { containers: vec![container], ..PodSpec::default() }),
         ..Pod::default()
     }
 }
@@ -321,9 +276,7 @@ mod tests {
     fn times_of_a_round() {
         let begun = Instant::now();
         let at = |entries: [(&str, u64); 2]| -> Moments {
-            entries
-                .map(|(name, ms)| (name.to_string(), begun + Duration::from_millis(ms)))
-                .into()
+            entries.map(|(name, ms)| (name.to_string(), begun + Duration::from_millis(ms))).into()
         };
         let times = Times::between(&at([("a", 0), ("b", 10)]), &at([("a", 30), ("b", 50)]));
         assert_eq!(times.each.percentile_ms(50.0), 30.0);
@@ -333,10 +286,7 @@ mod tests {
 
     #[test]
     fn a_single_pod_has_no_distribution() {
-        let times = Times {
-            each: [Duration::from_millis(5)].into_iter().collect(),
-            all: Duration::ZERO,
-        };
+        let times = Times { each: [Duration::from_millis(5)].into_iter().collect(), all: Duration::ZERO };
         assert_eq!(times.measures("x", 1).len(), 1);
         assert_eq!(times.measures("x", 2).len(), 3);
     }

@@ -44,10 +44,7 @@ impl FromStr for ProcessGroup {
             Ok(pids) => Selection::Trees(pids),
             Err(_) => Selection::Named(what.to_string()),
         };
-        Ok(Self {
-            target: target.to_string(),
-            selection,
-        })
+        Ok(Self { target: target.to_string(), selection })
     }
 }
 
@@ -65,17 +62,9 @@ impl ProcessGroup {
     pub(crate) fn usage(&self) -> Result<Usage> {
         let members = members(&self.selection, &all_processes());
         if members.is_empty() {
-            return Err(BenchError::new(format!(
-                "no process of {} is running",
-                self.target
-            )));
+            return Err(BenchError::new(format!("no process of {} is running", self.target)));
         }
-        Ok(Usage {
-            by_process: members
-                .into_iter()
-                .filter_map(|pid| Some((pid, read_one(pid)?)))
-                .collect(),
-        })
+        Ok(Usage { by_process: members.into_iter().filter_map(|pid| Some((pid, read_one(pid)?))).collect() })
     }
 }
 
@@ -111,10 +100,7 @@ impl Usage {
             ticks += now.cpu_ticks.saturating_sub(then.cpu_ticks);
             bytes += now.written_bytes.saturating_sub(then.written_bytes);
         }
-        (
-            ticks as f64 / TICKS_PER_SECOND / elapsed.as_secs_f64() * 1000.0,
-            bytes as f64,
-        )
+        (ticks as f64 / TICKS_PER_SECOND / elapsed.as_secs_f64() * 1000.0, bytes as f64)
     }
 }
 
@@ -129,11 +115,7 @@ pub(crate) async fn measure_idle(group: &ProcessGroup, duration: Duration) -> Re
         Measure::lower("idle memory (PSS)", "MiB", after.pss_mib()),
         Measure::lower("processes", "", after.processes() as f64),
         Measure::lower("idle CPU", "millicores", cpu),
-        Measure::lower(
-            format!("written while idle, {} s", duration.as_secs()),
-            "bytes",
-            written,
-        ),
+        Measure::lower(format!("written while idle, {} s", duration.as_secs()), "bytes", written),
     ])
 }
 
@@ -146,11 +128,8 @@ fn members(selection: &Selection, processes: &[Process]) -> BTreeSet<u32> {
             .collect(),
         Selection::Trees(roots) => {
             let present: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
-            let mut found: BTreeSet<u32> = roots
-                .iter()
-                .copied()
-                .filter(|pid| present.contains(pid))
-                .collect();
+            let mut found: BTreeSet<u32> =
+                roots.iter().copied().filter(|pid| present.contains(pid)).collect();
             // Children may have lower numbers than their parents, so one pass is not enough.
             loop {
                 let before = found.len();
@@ -180,28 +159,16 @@ fn all_processes() -> Vec<Process> {
 fn read_process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    let base = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
+    let base =
+        |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let first = arguments
-        .split(|byte| *byte == 0)
-        .next()
-        .map(String::from_utf8_lossy)
-        .unwrap_or_default();
+    let first = arguments.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
     Some(Process {
         pid,
         parent: fields.split_whitespace().nth(1)?.parse().ok()?,
         names: [
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .unwrap_or_default()
-                .trim()
-                .to_string(),
-            fs::read_link(format!("/proc/{pid}/exe"))
-                .map(|path| base(&path))
-                .unwrap_or_default(),
+            fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_string(),
+            fs::read_link(format!("/proc/{pid}/exe")).map(|path| base(&path)).unwrap_or_default(),
             base(Path::new(&*first)),
         ],
     })
@@ -219,12 +186,7 @@ fn read_one(pid: u32) -> Option<OneUsage> {
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// User and system time out of /proc/PID/stat. The name in it may hold spaces and parentheses, so
@@ -241,11 +203,7 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32, name: &str) -> Process {
-        Process {
-            pid,
-            parent,
-            names: [name.to_string(), String::new(), String::new()],
-        }
+        Process { pid, parent, names: [name.to_string(), String::new(), String::new()] }
     }
 
     #[test]
@@ -257,14 +215,7 @@ mod tests {
             ("a=1,x", Selection::Named("1,x".to_string())),
         ];
         for (text, selection) in rows {
-            assert_eq!(
-                text.parse(),
-                Ok(ProcessGroup {
-                    target: "a".to_string(),
-                    selection
-                }),
-                "{text}"
-            );
+            assert_eq!(text.parse(), Ok(ProcessGroup { target: "a".to_string(), selection }), "{text}");
         }
         for wrong in ["", "a", "a=", "=1"] {
             assert!(wrong.parse::<ProcessGroup>().is_err(), "{wrong}");
@@ -294,10 +245,7 @@ mod tests {
     fn numbers_out_of_proc() {
         let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 200 0 0 7 5 1 2 20 0 4 0 100 1 1";
         assert_eq!(cpu_ticks(stat), Some(12));
-        assert_eq!(
-            field("Rss: 10 kB\nPss:     7 kB\nPss_Anon: 3 kB\n", "Pss:"),
-            Some(7)
-        );
+        assert_eq!(field("Rss: 10 kB\nPss:     7 kB\nPss_Anon: 3 kB\n", "Pss:"), Some(7));
         assert_eq!(field("rchar: 1\nwrite_bytes: 4096\n", "write_bytes:"), Some(4096));
         assert_eq!(field("", "Pss:"), None);
     }
@@ -308,14 +256,7 @@ mod tests {
             by_process: entries
                 .iter()
                 .map(|&(pid, cpu_ticks, written_bytes)| {
-                    (
-                        pid,
-                        OneUsage {
-                            pss_kib: 512,
-                            cpu_ticks,
-                            written_bytes,
-                        },
-                    )
+                    (pid, OneUsage { pss_kib: 512, cpu_ticks, written_bytes })
                 })
                 .collect(),
         };

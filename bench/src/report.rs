@@ -28,21 +28,11 @@ pub(crate) struct Measure {
 
 impl Measure {
     pub(crate) fn lower(name: impl Into<String>, unit: &'static str, value: f64) -> Self {
-        Self {
-            name: name.into(),
-            unit,
-            better: Better::Lower,
-            value,
-        }
+        Self { name: name.into(), unit, better: Better::Lower, value }
     }
 
     pub(crate) fn higher(name: impl Into<String>, unit: &'static str, value: f64) -> Self {
-        Self {
-            name: name.into(),
-            unit,
-            better: Better::Higher,
-            value,
-        }
+        Self { name: name.into(), unit, better: Better::Higher, value }
     }
 }
 
@@ -138,7 +128,7 @@ fn advantage(better: Better, first: Option<f64>, other: Option<f64>) -> Option<f
 fn number(value: Option<f64>) -> String {
     match value {
         None => "-".to_string(),
-        Some(value) if value == 0.0 => "0".to_string(),
+        Some(0.0) => "0".to_string(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
         Some(value) if value.abs() >= 10.0 => format!("{value:.1}"),
         Some(value) if value.abs() >= 1.0 => format!("{value:.2}"),
@@ -155,14 +145,7 @@ fn times(factor: Option<f64>) -> String {
 fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            lines
-                .iter()
-                .map(|line| line[column].chars().count())
-                .max()
-                .unwrap_or(0)
-                .max(3)
-        })
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3))
         .collect();
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
@@ -215,22 +198,10 @@ mod tests {
     fn who_is_better_and_how_much() {
         let rows = [
             ("half the time", Better::Lower, Some(5.0), Some(10.0), Some(2.0)),
-            (
-                "double the rate",
-                Better::Higher,
-                Some(10.0),
-                Some(5.0),
-                Some(2.0),
-            ),
+            ("double the rate", Better::Higher, Some(10.0), Some(5.0), Some(2.0)),
             ("slower", Better::Lower, Some(10.0), Some(5.0), Some(0.5)),
             ("missing", Better::Lower, Some(10.0), None, None),
-            (
-                "nothing at all against something",
-                Better::Lower,
-                Some(0.0),
-                Some(5.0),
-                None,
-            ),
+            ("nothing at all against something", Better::Lower, Some(0.0), Some(5.0), None),
         ];
         for (name, better, first, other, expected) in rows {
             assert_eq!(advantage(better, first, other), expected, "{name}");
@@ -258,18 +229,9 @@ mod tests {
         let mut report = Report::default();
         report.add(
             "sampan",
-            vec![
-                Measure::lower("create p50", "ms", 1.0),
-                Measure::higher("create", "1/s", 2000.0),
-            ],
+            vec![Measure::lower("create p50", "ms", 1.0), Measure::higher("create", "1/s", 2000.0)],
         );
-        report.add(
-            "other",
-            vec![
-                Measure::higher("create", "1/s", 500.0),
-                Measure::lower("list", "ms", 3.0),
-            ],
-        );
+        report.add("other", vec![Measure::higher("create", "1/s", 500.0), Measure::lower("list", "ms", 3.0)]);
         let expected = "\
 | measurement | unit | sampan | other | sampan vs other |
 | ----------- | ---- | -----: | ----: | --------------: |
@@ -283,13 +245,7 @@ mod tests {
     #[test]
     fn the_table_of_one_target_compares_nothing() {
         let mut report = Report::default();
-        report.add(
-            "a",
-            vec![
-                Measure::lower("x", "s", 0.5),
-                Measure::lower("unknown", "s", f64::NAN),
-            ],
-        );
+        report.add("a", vec![Measure::lower("x", "s", 0.5), Measure::lower("unknown", "s", f64::NAN)]);
         let expected = "\
 | measurement | unit |     a |
 | ----------- | ---- | ----: |

@@ -62,11 +62,7 @@ pub(crate) async fn measure(load: &StartLoad) -> Result<Vec<Measure>> {
     measures.extend(step(&runs, "node Ready", |steps| Some(steps.node)));
     measures.extend(step(&runs, "first pod Running", |steps| steps.pod));
     let stops: Samples = runs.iter().map(|steps| steps.stop).collect();
-    measures.push(Measure::lower(
-        "SIGTERM to exit, p50",
-        "ms",
-        stops.percentile_ms(50.0),
-    ));
+    measures.push(Measure::lower("SIGTERM to exit, p50", "ms", stops.percentile_ms(50.0)));
     Ok(measures)
 }
 
@@ -89,10 +85,7 @@ impl Place {
     fn new(binary: &Path) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("sampan-bench-").tempdir();
         let directory = directory.context(|| "could not make a directory for the run".to_string())?;
-        Ok(Self {
-            binary: binary.to_path_buf(),
-            directory,
-        })
+        Ok(Self { binary: binary.to_path_buf(), directory })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -102,11 +95,7 @@ impl Place {
     fn command(&self, verb: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(verb);
-        command
-            .arg("--data-dir")
-            .arg(self.path("data"))
-            .arg("--run-dir")
-            .arg(self.path("run"));
+        command.arg("--data-dir").arg(self.path("data")).arg("--run-dir").arg(self.path("run"));
         command.stdin(Stdio::null());
         command
     }
@@ -116,11 +105,7 @@ impl Place {
         command.args(more).stdout(Stdio::null());
         let what = || format!("could not run {} {}", self.binary.display(), verb.join(" "));
         let status = command.status().await.context(what)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(BenchError::new(format!("{}: {status}", what())))
-        }
+        if status.success() { Ok(()) } else { Err(BenchError::new(format!("{}: {status}", what()))) }
     }
 }
 
@@ -137,22 +122,14 @@ async fn run(load: &StartLoad) -> Result<Steps> {
 }
 
 async fn run_in(load: &StartLoad, place: &Place) -> Result<Steps> {
-    let target = Target {
-        name: NODE.to_string(),
-        kubeconfig: place.path("kubeconfig"),
-    };
+    let target = Target { name: NODE.to_string(), kubeconfig: place.path("kubeconfig") };
     let mut command = place.command(&["up", "--node-name", NODE]);
     command.arg("--kubeconfig").arg(&target.kubeconfig);
     command.arg("--bind").arg(format!("127.0.0.1:{}", free_port()?));
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
 
     let begun = Instant::now();
-    let mut child = command
-        .spawn()
-        .context(|| format!("could not start {}", load.binary.display()))?;
+    let mut child = command.spawn().context(|| format!("could not start {}", load.binary.display()))?;
     let (ready, ready_seen) = oneshot::channel();
     let ready = std::sync::Arc::new(std::sync::Mutex::new(Some(ready)));
     // Both streams are read to the end, or the program would stop at a full pipe.
@@ -164,13 +141,7 @@ async fn run_in(load: &StartLoad, place: &Place) -> Result<Steps> {
     let stop = stop(&mut child).await;
     let (ready_line, api, node, pod) =
         steps.context(|| "the cluster did not start in time".to_string())??;
-    Ok(Steps {
-        ready_line,
-        api,
-        node,
-        pod,
-        stop: stop?,
-    })
+    Ok(Steps { ready_line, api, node, pod, stop: stop? })
 }
 
 /// Waits for each step in turn.
@@ -192,9 +163,7 @@ async fn follow(
     } else {
         None
     };
-    let ready_line = ready_seen
-        .await
-        .context(|| "the program never said that it is ready".to_string())?;
+    let ready_line = ready_seen.await.context(|| "the program never said that it is ready".to_string())?;
     Ok((ready_line, api, node, pod))
 }
 
@@ -234,17 +203,12 @@ async fn first_pod(client: &Client, load: &PodLoad) -> Result<()> {
         status.and_then(|status| status.phase.as_deref()) == Some("Running")
     };
     let waited = await_condition(pods, "first", runs).await;
-    waited
-        .map(drop)
-        .context(|| "could not wait for the first pod".to_string())
+    waited.map(drop).context(|| "could not wait for the first pod".to_string())
 }
 
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 type ReadySender = std::sync::Arc<std::sync::Mutex<Option<oneshot::Sender<Duration>>>>;
@@ -267,10 +231,7 @@ async fn find_ready(stream: Box<dyn AsyncRead + Send + Unpin>, begun: Instant, r
         if !says_ready(&line) {
             continue;
         }
-        let sender = ready
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
+        let sender = ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(sender) = sender {
             // Nobody waits for it when the run has failed.
             let _ = sender.send(begun.elapsed());
@@ -280,16 +241,12 @@ async fn find_ready(stream: Box<dyn AsyncRead + Send + Unpin>, begun: Instant, r
 
 /// Whether a line of output contains the word by itself, in any case.
 fn says_ready(line: &str) -> bool {
-    line.split(|letter: char| !letter.is_ascii_alphanumeric())
-        .any(|word| word.eq_ignore_ascii_case("ready"))
+    line.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| word.eq_ignore_ascii_case("ready"))
 }
 
 /// Asks the program to end and waits until it has.
 async fn stop(child: &mut Child) -> Result<Duration> {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     let begun = Instant::now();
     if let Some(pid) = pid {
         kill_process(pid, Signal::TERM).context(|| "could not send SIGTERM".to_string())?;
@@ -305,8 +262,7 @@ async fn stop(child: &mut Child) -> Result<Duration> {
 /// loudly.
 fn free_port() -> Result<u16> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    port.map(|address| address.port())
-        .context(|| "could not find a free port".to_string())
+    port.map(|address| address.port()).context(|| "could not find a free port".to_string())
 }
 
 #[cfg(test)]

@@ -30,10 +30,9 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok(Self {
-                name: name.to_string(),
-                kubeconfig: PathBuf::from(path),
-            }),
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_string(), kubeconfig: PathBuf::from(path) })
+            }
             _ => Err(format!("expected name=path of a kubeconfig, not {text:?}")),
         }
     }
@@ -44,8 +43,8 @@ impl Target {
     pub(crate) async fn connect(&self) -> Result<Client> {
         let what = || format!("could not use the kubeconfig {}", self.kubeconfig.display());
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context(what)?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default());
-        let mut config = config.await.context(what)?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context(what)?;
         // A retried request would count as one slow request, and hide an overloaded server.
         config.default_retry = false;
         Client::try_from(config).context(what)
@@ -71,20 +70,14 @@ impl Workspace {
     /// pod is accepted.
     pub(crate) async fn create(client: &Client) -> Result<Self> {
         let namespace = Namespace {
-            metadata: ObjectMeta {
-                generate_name: Some("bench-".to_string()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { generate_name: Some("bench-".to_string()), ..ObjectMeta::default() },
             ..Namespace::default()
         };
         let made = Api::<Namespace>::all(client.clone())
             .create(&PostParams::default(), &namespace)
             .await
             .context(|| "could not create a namespace".to_string())?;
-        let workspace = Self {
-            client: client.clone(),
-            name: made.metadata.name.unwrap_or_default(),
-        };
+        let workspace = Self { client: client.clone(), name: made.metadata.name.unwrap_or_default() };
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &workspace.name);
         let exists = |account: Option<&ServiceAccount>| account.is_some();
         let what = || format!("waited for the service account of {}", workspace.name);
@@ -98,14 +91,9 @@ impl Workspace {
     pub(crate) async fn remove(self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client);
         let what = || format!("could not delete the namespace {}", self.name);
-        namespaces
-            .delete(&self.name, &DeleteParams::default())
-            .await
-            .context(what)?;
+        namespaces.delete(&self.name, &DeleteParams::default()).await.context(what)?;
         let is_gone = |namespace: Option<&Namespace>| namespace.is_none();
-        await_condition(namespaces, &self.name, is_gone)
-            .await
-            .context(what)?;
+        await_condition(namespaces, &self.name, is_gone).await.context(what)?;
         Ok(())
     }
 }
@@ -116,10 +104,7 @@ mod tests {
 
     #[test]
     fn a_target_has_a_name_and_a_path() {
-        let expected = Target {
-            name: "k3s".to_string(),
-            kubeconfig: PathBuf::from("/etc/a=b.yaml"),
-        };
+        let expected = Target { name: "k3s".to_string(), kubeconfig: PathBuf::from("/etc/a=b.yaml") };
         assert_eq!("k3s=/etc/a=b.yaml".parse::<Target>(), Ok(expected));
         for wrong in ["", "k3s", "=path", "name="] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");

@@ -173,11 +173,7 @@ mod tests {
         type Step = (&'static str, Option<u32>, Option<u32>);
         let rows: [(&str, Vec<Step>, Vec<Step>); 5] = [
             ("one", vec![("a", None, Some(1))], vec![("a", None, Some(1))]),
-            (
-                "two versions",
-                vec![("a", None, Some(1)), ("a", Some(1), Some(2))],
-                vec![("a", None, Some(2))],
-            ),
+            ("two versions", vec![("a", None, Some(1)), ("a", Some(1), Some(2))], vec![("a", None, Some(2))]),
             ("born and gone", vec![("a", None, Some(1)), ("a", Some(1), None)], vec![]),
             (
                 "gone and made again",

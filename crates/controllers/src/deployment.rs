@@ -25,7 +25,8 @@ use serde_json::{Value, json};
 
 use crate::common::error::{ControllerError, gone_is_fine, is_already_exists, is_namespace_terminating};
 use crate::common::owner::{
-    Claim, claim, controller_key, controller_of, controller_reference, is_controlled_by, with_owner, without_owner,
+    Claim, claim, controller_key, controller_of, controller_reference, is_controlled_by, with_owner,
+    without_owner,
 };
 use crate::common::wiring::{Parts, synced};
 use crate::common::writes::{check_owner_stays, replace_owners, words_of};
@@ -71,7 +72,9 @@ fn wake_owners(
             queue.add(owner);
         }
     }
-    let Some(orphan) = change.new.as_ref().filter(|set| controller_of(&set.metadata).is_none()) else { return };
+    let Some(orphan) = change.new.as_ref().filter(|set| controller_of(&set.metadata).is_none()) else {
+        return;
+    };
     for deployment in deployments.list_in(&change.key.namespace) {
         if selector_of(&deployment).is_ok_and(|selector| selector.matches(orphan.labels())) {
             queue.add(ObjectKey::of(deployment.as_ref()));
@@ -80,7 +83,11 @@ fn wake_owners(
 }
 
 /// A Deployment that recreates waits for the last old pod to be gone, which no ReplicaSet shows.
-fn wake_for_last_pod(change: &sampan_client::Change<Pod>, sets: &Informer<ReplicaSet>, queue: &Queue<ObjectKey>) {
+fn wake_for_last_pod(
+    change: &sampan_client::Change<Pod>,
+    sets: &Informer<ReplicaSet>,
+    queue: &Queue<ObjectKey>,
+) {
     let ended = change.new.as_ref().is_none_or(|pod| crate::common::pod::is_terminal(pod));
     let Some(pod) = change.old.as_ref().filter(|_| ended) else { return };
     let set = controller_key::<ReplicaSet>(&pod.metadata).and_then(|key| sets.by_key(&key));
@@ -91,8 +98,10 @@ fn wake_for_last_pod(change: &sampan_client::Change<Pod>, sets: &Informer<Replic
 
 fn selector_of(deployment: &Deployment) -> Result<Selector, ControllerError> {
     let selector = deployment.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
-    Selector::try_from(selector)
-        .map_err(|source| ControllerError::Selector { object: describe("Deployment", &deployment.metadata), source })
+    Selector::try_from(selector).map_err(|source| ControllerError::Selector {
+        object: describe("Deployment", &deployment.metadata),
+        source,
+    })
 }
 
 fn describe(kind: &str, meta: &ObjectMeta) -> String {
@@ -184,7 +193,8 @@ impl Deployments {
         };
         let name = set.name_any();
         if is_already_exists(&error) {
-            let present = api.get_opt(&name).await.map_err(ControllerError::api("look at ReplicaSet", &name))?;
+            let present =
+                api.get_opt(&name).await.map_err(ControllerError::api("look at ReplicaSet", &name))?;
             let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
             let is_ours = |present: &ReplicaSet| {
                 is_controlled_by(&present.metadata, uid) && plan::has_template_of(present, deployment)
@@ -224,7 +234,11 @@ impl Deployments {
         self.done("delete", "ReplicaSet", &set.metadata, deleted)
     }
 
-    async fn write_status(&self, deployment: &Deployment, status: DeploymentStatus) -> Result<(), ControllerError> {
+    async fn write_status(
+        &self,
+        deployment: &Deployment,
+        status: DeploymentStatus,
+    ) -> Result<(), ControllerError> {
         let changed = Deployment { status: Some(status), ..deployment.clone() };
         let name = deployment.name_any();
         let written = self.api_of(deployment).replace_status(&name, &PostParams::default(), &changed).await;

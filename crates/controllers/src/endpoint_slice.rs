@@ -82,7 +82,8 @@ struct EndpointSlices {
 
 impl EndpointSlices {
     async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, ControllerError> {
-        let service = self.services.by_key(&key).filter(|service| service.metadata.deletion_timestamp.is_none());
+        let service =
+            self.services.by_key(&key).filter(|service| service.metadata.deletion_timestamp.is_none());
         let Some(service) = service else {
             // The slices of a service that is gone are the garbage collector's.
             self.expectations.forget(&key);

@@ -37,7 +37,11 @@ const WORKERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts the collector. `on_gone` is called with the namespace of every object that disappears.
-pub(crate) fn start(parts: &mut Parts, catalog: &Arc<Catalog>, on_gone: impl Fn(&str) + Send + Sync + 'static) {
+pub(crate) fn start(
+    parts: &mut Parts,
+    catalog: &Arc<Catalog>,
+    on_gone: impl Fn(&str) + Send + Sync + 'static,
+) {
     let queue: Queue<String> = Queue::new();
     let collector = Arc::new(Collector {
         client: parts.client.clone(),
@@ -53,7 +57,9 @@ pub(crate) fn start(parts: &mut Parts, catalog: &Arc<Catalog>, on_gone: impl Fn(
         // The sender is dropped only when everything ends.
         let _ = completed.await;
     });
-    parts.run("garbage-collector", WORKERS, queue, vec![ready], move |uid| Arc::clone(&collector).reconcile(uid));
+    parts.run("garbage-collector", WORKERS, queue, vec![ready], move |uid| {
+        Arc::clone(&collector).reconcile(uid)
+    });
 }
 
 struct Collector {
@@ -166,7 +172,8 @@ impl Collector {
     /// Whether the graph alone shows that there is nothing to do, as it does for nearly every object.
     fn is_settled(&self, node: &Node) -> bool {
         let graph = self.graph();
-        let present = |owner: &OwnerReference| graph.owner_state(node.meta(), owner) == Some(OwnerState::Present);
+        let present =
+            |owner: &OwnerReference| graph.owner_state(node.meta(), owner) == Some(OwnerState::Present);
         node.meta().deletion_timestamp.is_none() && owners(node.meta()).all(present)
     }
 
@@ -193,9 +200,15 @@ impl Collector {
         Ok(state)
     }
 
-    async fn look_for_owner(&self, node: &Node, owner: &OwnerReference) -> Result<OwnerState, ControllerError> {
+    async fn look_for_owner(
+        &self,
+        node: &Node,
+        owner: &OwnerReference,
+    ) -> Result<OwnerState, ControllerError> {
         let kinds = self.catalog.kinds();
-        let Some(kind) = kinds.find(&owner.api_version, &owner.kind) else { return Ok(OwnerState::Unresolvable) };
+        let Some(kind) = kinds.find(&owner.api_version, &owner.kind) else {
+            return Ok(OwnerState::Unresolvable);
+        };
         if kind.namespaced && !node.kind.namespaced {
             return Ok(OwnerState::Unresolvable);
         }
@@ -274,7 +287,9 @@ impl Collector {
     async fn patch(&self, node: &Node, patch: Value) -> Result<(), ControllerError> {
         let name = node.meta().name.as_deref().unwrap_or_default();
         let patched = self.api(node).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_fine(patched).map(drop).map_err(ControllerError::api("change the metadata of", describe(node)))
+        gone_is_fine(patched)
+            .map(drop)
+            .map_err(ControllerError::api("change the metadata of", describe(node)))
     }
 
     fn api(&self, node: &Node) -> Api<Meta> {

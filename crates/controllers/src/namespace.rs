@@ -74,7 +74,11 @@ impl Namespaces {
         Ok(if report.is_clean() { Requeue::No } else { Requeue::After(STAND_BY) })
     }
 
-    async fn write_status(&self, namespace: &Namespace, status: NamespaceStatus) -> Result<(), ControllerError> {
+    async fn write_status(
+        &self,
+        namespace: &Namespace,
+        status: NamespaceStatus,
+    ) -> Result<(), ControllerError> {
         let changed = Namespace { status: Some(status), ..namespace.clone() };
         let name = namespace.name_any();
         let written = self.api().replace_status(&name, &PostParams::default(), &changed).await;

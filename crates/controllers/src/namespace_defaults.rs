@@ -32,7 +32,8 @@ pub(crate) fn start(parts: &mut Parts, ca_pem: String) {
     let certificates = parts.informers.of_with::<ConfigMap>(named(ROOT_CA));
     let queue: Queue<ObjectKey> = Queue::new();
     parts.on_own_change(&namespaces, &queue);
-    let wake = |queue: &Queue<ObjectKey>, key: &ObjectKey| queue.add(ObjectKey::new("", key.namespace.clone()));
+    let wake =
+        |queue: &Queue<ObjectKey>, key: &ObjectKey| queue.add(ObjectKey::new("", key.namespace.clone()));
     parts.on_change(accounts.subscribe(), {
         let queue = queue.clone();
         move |change| wake(&queue, &change.key)
@@ -42,8 +43,13 @@ pub(crate) fn start(parts: &mut Parts, ca_pem: String) {
         move |change| wake(&queue, &change.key)
     });
     let ready = vec![synced(&namespaces), synced(&accounts), synced(&certificates)];
-    let controller =
-        Arc::new(NamespaceDefaults { client: parts.client.clone(), namespaces, accounts, certificates, ca_pem });
+    let controller = Arc::new(NamespaceDefaults {
+        client: parts.client.clone(),
+        namespaces,
+        accounts,
+        certificates,
+        ca_pem,
+    });
     parts.run("namespace-defaults", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
 }
 
@@ -118,8 +124,10 @@ impl NamespaceDefaults {
                 created(api.create(&params, &account).await)
                     .map_err(ControllerError::api("create the default ServiceAccount of", namespace))
             }
-            Action::CreateCertificate(certificate) => created(certificates.create(&params, &certificate).await)
-                .map_err(ControllerError::api("create the certificate ConfigMap of", namespace)),
+            Action::CreateCertificate(certificate) => {
+                created(certificates.create(&params, &certificate).await)
+                    .map_err(ControllerError::api("create the certificate ConfigMap of", namespace))
+            }
             Action::UpdateCertificate(certificate) => {
                 gone_is_fine(certificates.replace(ROOT_CA, &params, &certificate).await)
                     .map(drop)
@@ -157,7 +165,8 @@ mod tests {
         leaving.metadata.deletion_timestamp = Some(time(1));
         let account = ServiceAccount::default();
         let (right, wrong) = (certificate("PEM"), certificate("OLD"));
-        type Row<'a> = (&'a str, &'a Namespace, Option<&'a ServiceAccount>, Option<&'a ConfigMap>, Vec<&'a str>);
+        type Row<'a> =
+            (&'a str, &'a Namespace, Option<&'a ServiceAccount>, Option<&'a ConfigMap>, Vec<&'a str>);
         let rows: Vec<Row> = vec![
             ("new", &here, None, None, vec!["create account", "create certificate"]),
             ("complete", &here, Some(&account), Some(&right), vec![]),

@@ -171,7 +171,8 @@ mod tests {
                 deleting(pod);
             }),
         ];
-        let rows: [(&str, &str, Option<i64>, Vec<&str>, Option<u64>); 6] = [
+        type Row = (&'static str, &'static str, Option<i64>, Vec<&'static str>, Option<u64>);
+        let rows: [Row; 6] = [
             ("just gone", "n", Some(100), vec![], Some(40)),
             ("in quarantine", "n", Some(70), vec![], Some(10)),
             ("gone for good", "n", Some(60), vec!["bound"], None),
@@ -182,10 +183,11 @@ mod tests {
         for (name, node, gone_since, expected, again) in rows {
             let plan = plan(node, &pods, gone_since.map(at), at(100));
             let deleted: Vec<_> = plan.delete.iter().map(|pod| pod.name_any()).collect();
-            assert_eq!((deleted, plan.again.map(|again| again.as_secs())), (
-                expected.into_iter().map(String::from).collect(),
-                again
-            ), "{name}");
+            assert_eq!(
+                (deleted, plan.again.map(|again| again.as_secs())),
+                (expected.into_iter().map(String::from).collect(), again),
+                "{name}"
+            );
         }
     }
 }

@@ -64,7 +64,9 @@ fn wake_owners(change: &Change<Pod>, sets: &Informer<ReplicaSet>, queue: &Queue<
             queue.add(owner);
         }
     }
-    let Some(orphan) = change.new.as_ref().filter(|pod| controller_of(&pod.metadata).is_none()) else { return };
+    let Some(orphan) = change.new.as_ref().filter(|pod| controller_of(&pod.metadata).is_none()) else {
+        return;
+    };
     for set in sets.list_in(&change.key.namespace) {
         if selector_of(&set).is_ok_and(|selector| selector.matches(orphan.labels())) {
             queue.add(ObjectKey::of(set.as_ref()));
@@ -170,7 +172,8 @@ impl ReplicaSets {
             match action {
                 Action::Adopt(pods) => self.adopt(set, &pods).await?,
                 Action::Release(pod) => {
-                    let owners = without_owner(&pod.metadata, set.metadata.uid.as_deref().unwrap_or_default());
+                    let owners =
+                        without_owner(&pod.metadata, set.metadata.uid.as_deref().unwrap_or_default());
                     replace_owners(&self.pods_of(set), &pod.metadata, &owners).await?;
                 }
                 Action::Create(count) => self.create(set, count).await?,

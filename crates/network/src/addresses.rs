@@ -65,10 +65,7 @@ impl Addresses {
 
     /// What to save.
     pub(crate) fn saved(&self) -> SavedAddresses {
-        SavedAddresses {
-            next: self.next,
-            pods: self.pods.clone(),
-        }
+        SavedAddresses { next: self.next, pods: self.pods.clone() }
     }
 
     /// The pod's address: the one it has, else a free one. `None` when none is left.
@@ -125,20 +122,12 @@ impl Addresses {
     /// The first free index from `next` on, once round the range.
     fn free_index(&self) -> Option<u32> {
         let last = u32::try_from(self.cidr.size() - 2).ok()?;
-        let start = if (FIRST_POD..=last).contains(&self.next) {
-            self.next
-        } else {
-            FIRST_POD
-        };
-        (start..=last)
-            .chain(FIRST_POD..start)
-            .find(|index| !self.is_used(*index))
+        let start = if (FIRST_POD..=last).contains(&self.next) { self.next } else { FIRST_POD };
+        (start..=last).chain(FIRST_POD..start).find(|index| !self.is_used(*index))
     }
 
     fn is_used(&self, index: u32) -> bool {
-        self.used
-            .get(index as usize / 64)
-            .is_none_or(|word| word & bit(index) != 0)
+        self.used.get(index as usize / 64).is_none_or(|word| word & bit(index) != 0)
     }
 
     /// Marks the address as used; `false` if it is no pod's address of this range, or used already.
@@ -205,9 +194,7 @@ mod tests {
     #[test]
     fn a_large_range_is_used_up_exactly() {
         let mut addresses = fresh("10.42.0.0/20");
-        let given: BTreeSet<_> = (0..4093)
-            .filter_map(|n| addresses.assign(&n.to_string()))
-            .collect();
+        let given: BTreeSet<_> = (0..4093).filter_map(|n| addresses.assign(&n.to_string())).collect();
         assert_eq!(given.len(), 4093);
         assert!(!given.contains(&ip(0)) && !given.contains(&ip(1)));
         assert!(!given.contains(&Ipv4Addr::new(10, 42, 15, 255)));
@@ -248,9 +235,6 @@ mod tests {
         let mut addresses = fresh("10.42.0.0/24");
         addresses.assign("a");
         addresses.assign("b");
-        assert_eq!(
-            addresses.others_than(&BTreeSet::from(["a"])),
-            [("b".to_owned(), ip(3))]
-        );
+        assert_eq!(addresses.others_than(&BTreeSet::from(["a"])), [("b".to_owned(), ip(3))]);
     }
 }

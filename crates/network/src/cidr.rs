@@ -27,9 +27,7 @@ impl Ipv4Cidr {
     /// When `prefix` is above 32.
     pub fn new(address: Ipv4Addr, prefix: u8) -> Result<Self, CidrError> {
         if prefix > 32 {
-            return Err(CidrError {
-                text: format!("{address}/{prefix}"),
-            });
+            return Err(CidrError { text: format!("{address}/{prefix}") });
         }
         Ok(Self::masked(address, prefix))
     }
@@ -37,10 +35,7 @@ impl Ipv4Cidr {
     /// Like [`Self::new`] for a prefix known to be at most 32.
     pub(crate) fn masked(address: Ipv4Addr, prefix: u8) -> Self {
         let prefix = prefix.min(32);
-        Self {
-            network: Ipv4Addr::from_bits(address.to_bits() & mask(prefix)),
-            prefix,
-        }
+        Self { network: Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix }
     }
 
     /// The first address, which names the range.
@@ -65,8 +60,7 @@ impl Ipv4Cidr {
 
     /// The inverse of [`Self::nth`].
     pub fn index_of(&self, address: Ipv4Addr) -> Option<u32> {
-        self.contains(address)
-            .then(|| address.to_bits() - self.network.to_bits())
+        self.contains(address).then(|| address.to_bits() - self.network.to_bits())
     }
 
     /// Whether `address` lies in the range.
@@ -96,9 +90,7 @@ impl FromStr for Ipv4Cidr {
     type Err = CidrError;
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let wrong = || CidrError {
-            text: text.to_owned(),
-        };
+        let wrong = || CidrError { text: text.to_owned() };
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let address = address.parse().map_err(|_| wrong())?;
         let prefix = prefix.parse().map_err(|_| wrong())?;
@@ -114,9 +106,7 @@ impl serde::Serialize for Ipv4Cidr {
 
 impl<'de> serde::Deserialize<'de> for Ipv4Cidr {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -138,15 +128,9 @@ mod tests {
         ] {
             assert_eq!(cidr(text).to_string(), printed);
         }
-        for text in [
-            "",
-            "10.42.0.0",
-            "10.42.0.0/33",
-            "10.42.0/16",
-            "10.42.0.0/-1",
-            "fd00::/8",
-            "10.42.0.0/16/8",
-        ] {
+        for text in
+            ["", "10.42.0.0", "10.42.0.0/33", "10.42.0/16", "10.42.0.0/-1", "fd00::/8", "10.42.0.0/16/8"]
+        {
             assert!(text.parse::<Ipv4Cidr>().is_err(), "{text}");
         }
     }

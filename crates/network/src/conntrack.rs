@@ -40,13 +40,9 @@ struct Flow {
 impl Flows {
     /// Opens a way to the kernel; changes nothing.
     pub(crate) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
-        let connection = Connection::<Netfilter>::new().map_err(NetworkError::netlink(
-            "open a netlink socket for connection tracking",
-        ))?;
-        let place = Place {
-            pods: config.pod_cidr,
-            own: [config.node_address, config.gateway()],
-        };
+        let connection = Connection::<Netfilter>::new()
+            .map_err(NetworkError::netlink("open a netlink socket for connection tracking"))?;
+        let place = Place { pods: config.pod_cidr, own: [config.node_address, config.gateway()] };
         Ok(Self { connection, place })
     }
 
@@ -55,9 +51,7 @@ impl Flows {
         if touched.is_empty() {
             return Ok(());
         }
-        let udp = ConntrackFilter::new()
-            .family(AddressFamily::Inet)
-            .proto(IpProtocol::Udp);
+        let udp = ConntrackFilter::new().family(AddressFamily::Inet).proto(IpProtocol::Udp);
         let entries = self
             .connection
             .get_conntrack_matching(&udp)
@@ -93,20 +87,16 @@ fn flow_of(entry: &ConntrackEntry) -> Option<Flow> {
 
 impl Place {
     fn is_stale(&self, flow: Flow, touched: &TouchedFronts) -> bool {
-        touched
-            .iter()
-            .any(|(front, endpoints)| self.passes(flow, *front) && leads_nowhere(flow, endpoints))
+        touched.iter().any(|(front, endpoints)| self.passes(flow, *front) && leads_nowhere(flow, endpoints))
     }
 
     /// Whether the flow's first packet arrived at this front.
     fn passes(&self, flow: Flow, front: Front) -> bool {
         let (address, port) = flow.destination;
         match front {
-            Front::Cluster {
-                address: virtual_address,
-                port: virtual_port,
-                ..
-            } => (address, port) == (virtual_address, virtual_port),
+            Front::Cluster { address: virtual_address, port: virtual_port, .. } => {
+                (address, port) == (virtual_address, virtual_port)
+            }
             // Also somebody's flow to another machine can have this port. Ours lead to a pod, or never left the node.
             Front::Node { port: node_port, .. } => {
                 let to_us = self.own.contains(&address) || address.is_loopback();
@@ -134,39 +124,13 @@ mod tests {
 
     #[track_caller]
     fn check(what: &str, destination: (Ipv4Addr, u16), responder: (Ipv4Addr, u16), stale: bool) {
-        let place = Place {
-            pods: "10.42.0.0/16".parse().unwrap(),
-            own: [NODE, Ipv4Addr::new(10, 42, 0, 1)],
-        };
+        let place = Place { pods: "10.42.0.0/16".parse().unwrap(), own: [NODE, Ipv4Addr::new(10, 42, 0, 1)] };
         let endpoints = BTreeSet::from([pod(2)]);
         let touched = TouchedFronts::from([
-            (
-                Front::Cluster {
-                    address: VIP,
-                    protocol: Protocol::Udp,
-                    port: 53,
-                },
-                endpoints.clone(),
-            ),
-            (
-                Front::Node {
-                    protocol: Protocol::Udp,
-                    port: 30_053,
-                },
-                endpoints,
-            ),
+            (Front::Cluster { address: VIP, protocol: Protocol::Udp, port: 53 }, endpoints.clone()),
+            (Front::Node { protocol: Protocol::Udp, port: 30_053 }, endpoints),
         ]);
-        assert_eq!(
-            place.is_stale(
-                Flow {
-                    destination,
-                    responder
-                },
-                &touched
-            ),
-            stale,
-            "{what}"
-        );
+        assert_eq!(place.is_stale(Flow { destination, responder }, &touched), stale, "{what}");
     }
 
     #[test]
@@ -179,24 +143,9 @@ mod tests {
         check("straight to a pod", pod(3), pod(3), false);
         check("node port, gone endpoint", (NODE, 30_053), pod(3), true);
         check("node port, present endpoint", (NODE, 30_053), pod(2), false);
-        check(
-            "node port, from before the service",
-            (NODE, 30_053),
-            (NODE, 30_053),
-            true,
-        );
-        check(
-            "node port by an address we do not know",
-            (Ipv4Addr::new(192, 0, 2, 77), 30_053),
-            pod(3),
-            true,
-        );
-        check(
-            "node port on the loopback",
-            (Ipv4Addr::LOCALHOST, 30_053),
-            pod(3),
-            true,
-        );
+        check("node port, from before the service", (NODE, 30_053), (NODE, 30_053), true);
+        check("node port by an address we do not know", (Ipv4Addr::new(192, 0, 2, 77), 30_053), pod(3), true);
+        check("node port on the loopback", (Ipv4Addr::LOCALHOST, 30_053), pod(3), true);
         check("somebody else's flow", remote, remote, false);
     }
 }

@@ -63,25 +63,16 @@ impl DnsServer {
         domain: &str,
         upstream: Vec<SocketAddr>,
     ) -> Result<Self, NetworkError> {
-        let zone = Zone::new(domain).map_err(|err| NetworkError::Config {
-            reason: format!("cluster domain {domain:?}: {err}"),
-        })?;
-        let (udp, tcp, bound) = listen(address)
-            .await
-            .map_err(|err| NetworkError::DnsListen { address, err })?;
+        let zone = Zone::new(domain)
+            .map_err(|err| NetworkError::Config { reason: format!("cluster domain {domain:?}: {err}") })?;
+        let (udp, tcp, bound) =
+            listen(address).await.map_err(|err| NetworkError::DnsListen { address, err })?;
         // Asking ourselves would go round in circles.
         let upstream: Vec<SocketAddr> = upstream.into_iter().filter(|server| *server != bound).collect();
-        let mut server = Server::new(Handler {
-            zone,
-            names,
-            upstream: Upstream::new(&upstream)?,
-        });
+        let mut server = Server::new(Handler { zone, names, upstream: Upstream::new(&upstream)? });
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, TCP_BUFFER);
-        Ok(Self {
-            server,
-            address: bound,
-        })
+        Ok(Self { server, address: bound })
     }
 
     /// Where it listens.
@@ -129,13 +120,7 @@ struct Reply {
 
 impl Reply {
     fn of_code(code: ResponseCode) -> Self {
-        Self {
-            code,
-            authoritative: false,
-            answers: Vec::new(),
-            soa: Vec::new(),
-            additionals: Vec::new(),
-        }
+        Self { code, authoritative: false, answers: Vec::new(), soa: Vec::new(), additionals: Vec::new() }
     }
 }
 
@@ -150,13 +135,12 @@ impl Handler {
         if info.query.query_class() != DNSClass::IN {
             return Reply::of_code(ResponseCode::Refused);
         }
-        self.resolve(info.query.original().name(), info.query.query_type())
-            .await
+        self.resolve(info.query.original().name(), info.query.query_type()).await
     }
 
     async fn resolve(&self, name: &Name, kind: RecordType) -> Reply {
         match self.decide(name, kind) {
-            Answer::Alias { record, target } => self.follow(record, &target, kind).await,
+            Answer::Alias { record, target } => self.follow(*record, &target, kind).await,
             Answer::Forward => self.forward(name, kind).await,
             decided => self.own(decided),
         }
@@ -168,10 +152,7 @@ impl Handler {
 
     /// An answer of our zone.
     fn own(&self, answer: Answer) -> Reply {
-        let mut reply = Reply {
-            authoritative: true,
-            ..Reply::of_code(ResponseCode::NoError)
-        };
+        let mut reply = Reply { authoritative: true, ..Reply::of_code(ResponseCode::NoError) };
         match answer {
             Answer::Records { answers, additionals } => {
                 reply.answers = answers;
@@ -189,11 +170,7 @@ impl Handler {
 
     async fn forward(&self, name: &Name, kind: RecordType) -> Reply {
         let told = self.upstream.ask(name, kind).await;
-        Reply {
-            answers: told.answers,
-            soa: told.soa.into_iter().collect(),
-            ..Reply::of_code(told.code)
-        }
+        Reply { answers: told.answers, soa: told.soa.into_iter().collect(), ..Reply::of_code(told.code) }
     }
 
     /// Answers for another name, with the record first that says it is another name. Clients' resolvers do not ask again
@@ -233,10 +210,7 @@ impl RequestHandler for Handler {
             Err(error) => {
                 tracing::debug!(client = %request.src(), %error, "cannot send a DNS answer");
                 metadata.response_code = ResponseCode::ServFail;
-                ResponseInfo::from(Header {
-                    metadata,
-                    counts: HeaderCounts::default(),
-                })
+                ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
             }
         }
     }
@@ -244,7 +218,6 @@ impl RequestHandler for Handler {
 
 fn response_edns(asked: &Edns) -> Edns {
     let mut edns = Edns::new();
-    edns.set_max_payload(asked.max_payload().clamp(512, MAX_UDP_PAYLOAD))
-        .set_version(0);
+    edns.set_max_payload(asked.max_payload().clamp(512, MAX_UDP_PAYLOAD)).set_version(0);
     edns
 }

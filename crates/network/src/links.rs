@@ -54,14 +54,10 @@ impl Links {
 
     /// Makes the pod's link, or completes it: safe to repeat.
     pub(crate) async fn attach(&self, address: Ipv4Addr, netns: &Path) -> Result<(), NetworkError> {
-        let file = File::open(netns).map_err(|err| NetworkError::Namespace {
-            path: netns.to_owned(),
-            err,
-        })?;
-        let inside = Connection::<Route>::new_in(file.as_fd()).map_err(NetworkError::netlink(format!(
-            "open a netlink socket in {}",
-            netns.display()
-        )))?;
+        let file =
+            File::open(netns).map_err(|err| NetworkError::Namespace { path: netns.to_owned(), err })?;
+        let inside = Connection::<Route>::new_in(file.as_fd())
+            .map_err(NetworkError::netlink(format!("open a netlink socket in {}", netns.display())))?;
         if !self.is_attached(&inside, address).await? {
             self.detach(address).await?;
             self.create(address, &file).await?;
@@ -110,7 +106,8 @@ impl Links {
         self.host.set_ipv4_devconf_by_index(index, &settings).await.map_err(failed())?;
         switch_ipv6_off(&name)?;
         self.host.set_link_up_by_index(index).await.map_err(failed())?;
-        let pod = Neighbor::with_index_v4(index, address).lladdr(names::hardware_address(address)).permanent();
+        let pod =
+            Neighbor::with_index_v4(index, address).lladdr(names::hardware_address(address)).permanent();
         self.host.replace_neighbor(pod).await.map_err(failed())?;
         let to_pod =
             Ipv4Route::new(address, 32).dev_index(index).scope(RouteScope::Link).prefsrc(self.gateway);
@@ -125,10 +122,7 @@ impl Links {
     ) -> Result<(), NetworkError> {
         let failed = || NetworkError::netlink(format!("configure {POD_INTERFACE} of the pod at {address}"));
         let index = index_of(inside, POD_INTERFACE).await?;
-        inside
-            .replace_address(Ipv4Address::with_index(index, address, 32))
-            .await
-            .map_err(failed())?;
+        inside.replace_address(Ipv4Address::with_index(index, address, 32)).await.map_err(failed())?;
         inside.set_link_up_by_index(index).await.map_err(failed())?;
         let node = Neighbor::with_index_v4(index, self.gateway)
             .lladdr(names::host_end_hardware_address(address))
@@ -198,10 +192,7 @@ fn switch_ipv6_off(link: &str) -> Result<(), NetworkError> {
 
 /// The packet size of the link the default route leaves by: larger packets of pods would be cut or lost there.
 async fn uplink_mtu(host: &Connection<Route>) -> Result<u32, NetworkError> {
-    let routes = host
-        .get_routes()
-        .await
-        .map_err(NetworkError::netlink("read the machine's routes"))?;
+    let routes = host.get_routes().await.map_err(NetworkError::netlink("read the machine's routes"))?;
     let default = routes
         .iter()
         .filter(|route| route.is_ipv4() && route.is_default())
@@ -209,18 +200,12 @@ async fn uplink_mtu(host: &Connection<Route>) -> Result<u32, NetworkError> {
     let Some(index) = default.and_then(|route| route.oif()) else {
         return Ok(ETHERNET_MTU);
     };
-    let link = host
-        .get_link_by_index(index)
-        .await
-        .map_err(NetworkError::netlink("look up the uplink"))?;
+    let link = host.get_link_by_index(index).await.map_err(NetworkError::netlink("look up the uplink"))?;
     Ok(link.and_then(|link| link.mtu()).unwrap_or(ETHERNET_MTU))
 }
 
 async fn find(connection: &Connection<Route>, name: &str) -> Result<Option<LinkMessage>, NetworkError> {
-    connection
-        .get_link_by_name(name)
-        .await
-        .map_err(NetworkError::netlink(format!("look up link {name}")))
+    connection.get_link_by_name(name).await.map_err(NetworkError::netlink(format!("look up link {name}")))
 }
 
 async fn index_of(connection: &Connection<Route>, name: &str) -> Result<u32, NetworkError> {
@@ -240,7 +225,5 @@ async fn pod_links(host: &Connection<Route>, pods: Ipv4Cidr) -> Result<Vec<Ipv4A
 
 async fn remove_link(host: &Connection<Route>, name: &str) -> Result<(), NetworkError> {
     let removed = host.del_link_if_exists(name).await;
-    removed
-        .map(|_| ())
-        .map_err(NetworkError::netlink(format!("remove link {name}")))
+    removed.map(|_| ()).map_err(NetworkError::netlink(format!("remove link {name}")))
 }

@@ -35,21 +35,14 @@ impl Names {
 
 /// `name` if it is short and plain, else twelve digits of its hash.
 fn shortened(name: &str, longest: usize) -> String {
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain && name.len() <= longest {
-        name.to_owned()
-    } else {
-        format!("{:012x}", hash(name) >> 16)
-    }
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain && name.len() <= longest { name.to_owned() } else { format!("{:012x}", hash(name) >> 16) }
 }
 
 /// FNV-1a: stable across versions of the program and of Rust, which the standard hasher is not.
 fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The host's end of the link of the pod with this address.
@@ -59,9 +52,7 @@ pub(crate) fn pod_link(address: Ipv4Addr) -> String {
 
 /// The inverse of [`pod_link`].
 pub(crate) fn pod_address(link: &str) -> Option<Ipv4Addr> {
-    let digits = link
-        .strip_prefix(POD_LINK_PREFIX)
-        .filter(|digits| digits.len() == 8)?;
+    let digits = link.strip_prefix(POD_LINK_PREFIX).filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from_bits)
 }
 
@@ -85,29 +76,14 @@ mod tests {
 
     #[test]
     fn link_names_fit() {
-        for cluster in [
-            "a",
-            "default",
-            "a-name-of-12",
-            "a-name-of-13x",
-            "späti",
-            "a/b",
-            &"x".repeat(300),
-        ] {
+        for cluster in ["a", "default", "a-name-of-12", "a-name-of-13x", "späti", "a/b", &"x".repeat(300)] {
             let names = Names::of(cluster);
             assert!(names.anchor.len() <= 15, "{}", names.anchor);
-            assert!(
-                names.table.len() <= 80 && names.table.is_ascii(),
-                "{}",
-                names.table
-            );
+            assert!(names.table.len() <= 80 && names.table.is_ascii(), "{}", names.table);
         }
         assert_eq!(Names::of("default").anchor, "sp-default");
         assert_eq!(Names::of("default").table, "sampan-default");
-        assert_ne!(
-            Names::of("a-name-of-13x").anchor,
-            Names::of("a-name-of-13y").anchor
-        );
+        assert_ne!(Names::of("a-name-of-13x").anchor, Names::of("a-name-of-13y").anchor);
     }
 
     #[test]
@@ -122,10 +98,7 @@ mod tests {
 
     #[test]
     fn hardware_addresses_are_local_and_for_one_station() {
-        for mac in [
-            hardware_address(Ipv4Addr::LOCALHOST),
-            host_end_hardware_address(Ipv4Addr::LOCALHOST),
-        ] {
+        for mac in [hardware_address(Ipv4Addr::LOCALHOST), host_end_hardware_address(Ipv4Addr::LOCALHOST)] {
             assert_eq!(mac[0] & 0b11, 0b10);
         }
     }

@@ -49,14 +49,7 @@ impl Network {
         let addresses = load_addresses(&config, &links).await?;
         let services = Services::start(Box::new(NftTable::open(&config, &names)?)).await?;
         let flows = Flows::open(&config)?;
-        Ok(Arc::new(Self {
-            config,
-            names,
-            links,
-            addresses: Mutex::new(addresses),
-            services,
-            flows,
-        }))
+        Ok(Arc::new(Self { config, names, links, addresses: Mutex::new(addresses), services, flows }))
     }
 
     /// The anchor's address: the pods' gateway, and where the DNS server for them belongs.
@@ -78,10 +71,8 @@ impl Network {
     pub async fn attach_pod(&self, uid: &str, netns: &Path) -> Result<Ipv4Addr, NetworkError> {
         let mut addresses = self.addresses.lock().await;
         let known = addresses.of(uid);
-        let exhausted = NetworkError::AddressesExhausted {
-            cidr: self.config.pod_cidr,
-            used: addresses.in_use(),
-        };
+        let exhausted =
+            NetworkError::AddressesExhausted { cidr: self.config.pod_cidr, used: addresses.in_use() };
         let address = addresses.assign(uid).ok_or(exhausted)?;
         if known.is_none() {
             // Before the link is there: a crash between the two must not give the address to somebody else.
@@ -167,9 +158,5 @@ async fn load_addresses(config: &NetworkConfig, links: &Links) -> Result<Address
         }
         read => read?,
     };
-    Ok(Addresses::load(
-        config.pod_cidr,
-        saved.unwrap_or_default(),
-        attached,
-    ))
+    Ok(Addresses::load(config.pod_cidr, saved.unwrap_or_default(), attached))
 }

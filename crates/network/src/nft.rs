@@ -127,21 +127,14 @@ impl NftTable {
         built: nlink::Result<Transaction>,
     ) -> Result<(), NetworkError> {
         let transaction = built.map_err(self.failed(action))?;
-        transaction
-            .commit(&self.connection)
-            .await
-            .map_err(self.failed(action))
+        transaction.commit(&self.connection).await.map_err(self.failed(action))
     }
 }
 
 #[async_trait]
 impl Ruleset for NftTable {
     async fn exists(&self) -> Result<bool, NetworkError> {
-        let tables = self
-            .connection
-            .list_tables_in(Family::Ip)
-            .await
-            .map_err(self.failed("look for"))?;
+        let tables = self.connection.list_tables_in(Family::Ip).await.map_err(self.failed("look for"))?;
         Ok(tables.iter().any(|table| table.name == self.frame.table))
     }
 
@@ -157,10 +150,7 @@ impl Ruleset for NftTable {
     }
 
     async fn remove(&self) -> Result<(), NetworkError> {
-        let removed = self
-            .connection
-            .del_table_if_exists(self.frame.table.as_str(), Family::Ip)
-            .await;
+        let removed = self.connection.del_table_if_exists(self.frame.table.as_str(), Family::Ip).await;
         removed.map(|_| ()).map_err(self.failed("remove"))
     }
 }
@@ -197,10 +187,8 @@ impl Frame {
     /// Adds the changes, elements of one map gathered into few messages. The order of the changes is kept.
     fn extend(&self, mut transaction: Transaction, changes: &[NftChange]) -> nlink::Result<Transaction> {
         for run in changes.chunk_by(|a, b| kind(a) == kind(b)) {
-            let elements: Vec<SetElement> = run
-                .iter()
-                .filter_map(|change| element(change).transpose())
-                .collect::<Result<_, _>>()?;
+            let elements: Vec<SetElement> =
+                run.iter().filter_map(|change| element(change).transpose()).collect::<Result<_, _>>()?;
             transaction = match run.first() {
                 Some(NftChange::AddBalancer(_)) => self.add_balancers(transaction, run)?,
                 Some(NftChange::Add(first)) => {
@@ -225,9 +213,8 @@ impl Frame {
         for change in run {
             if let NftChange::AddBalancer(balancer) = change {
                 let name = balancer.to_string();
-                transaction = transaction
-                    .add_chain(self.chain(&name)?)
-                    .add_rule(self.balance(&name, *balancer));
+                transaction =
+                    transaction.add_chain(self.chain(&name)?).add_rule(self.balance(&name, *balancer));
             }
         }
         Ok(transaction)
@@ -242,36 +229,21 @@ impl Frame {
     }
 
     fn set(&self, name: &str, key: Vec<SetKeyType>) -> Set {
-        Set::new(&self.table, name)
-            .family(Family::Ip)
-            .key_type(SetKeyType::Concat(key))
+        Set::new(&self.table, name).family(Family::Ip).key_type(SetKeyType::Concat(key))
     }
 
     fn services_map(&self) -> Set {
-        self.set(
-            SERVICES,
-            vec![
-                SetKeyType::Ipv4Addr,
-                SetKeyType::InetProto,
-                SetKeyType::InetService,
-            ],
-        )
-        .vmap()
+        self.set(SERVICES, vec![SetKeyType::Ipv4Addr, SetKeyType::InetProto, SetKeyType::InetService]).vmap()
     }
 
     fn node_ports_map(&self) -> Set {
-        self.set(NODE_PORTS, vec![SetKeyType::InetProto, SetKeyType::InetService])
-            .vmap()
+        self.set(NODE_PORTS, vec![SetKeyType::InetProto, SetKeyType::InetService]).vmap()
     }
 
     // The number is of type mark: 32 bits in the machine's order, which is what drawing a number leaves in the register.
     fn endpoints_map(&self) -> Set {
-        let key = vec![
-            SetKeyType::Ipv4Addr,
-            SetKeyType::InetProto,
-            SetKeyType::InetService,
-            SetKeyType::Mark,
-        ];
+        let key =
+            vec![SetKeyType::Ipv4Addr, SetKeyType::InetProto, SetKeyType::InetService, SetKeyType::Mark];
         self.set(ENDPOINTS, key).map(target_type())
     }
 
@@ -286,22 +258,10 @@ impl Frame {
 
     fn map_of(&self, element: &Element) -> Set {
         match element {
-            Element::Front {
-                front: Front::Cluster { .. },
-                ..
-            } => self.services_map(),
-            Element::Front {
-                front: Front::Node { .. },
-                ..
-            } => self.node_ports_map(),
-            Element::Backend {
-                front: Front::Cluster { .. },
-                ..
-            } => self.endpoints_map(),
-            Element::Backend {
-                front: Front::Node { .. },
-                ..
-            } => self.node_endpoints_map(),
+            Element::Front { front: Front::Cluster { .. }, .. } => self.services_map(),
+            Element::Front { front: Front::Node { .. }, .. } => self.node_ports_map(),
+            Element::Backend { front: Front::Cluster { .. }, .. } => self.endpoints_map(),
+            Element::Backend { front: Front::Node { .. }, .. } => self.node_endpoints_map(),
             Element::Hairpin { .. } => self.hairpins_set(),
         }
     }
@@ -328,10 +288,7 @@ impl Frame {
     /// listens for on its loopback (CVE-2020-8558). Answers to the node's own packets carry the gateway's address here,
     /// before connection tracking has translated them.
     fn shield_loopback(&self) -> Rule {
-        self.rule(RAW)
-            .match_iif_prefix(POD_LINK_PREFIX)
-            .match_daddr_v4(Ipv4Addr::new(127, 0, 0, 0), 8)
-            .drop()
+        self.rule(RAW).match_iif_prefix(POD_LINK_PREFIX).match_daddr_v4(Ipv4Addr::new(127, 0, 0, 0), 8).drop()
     }
 
     fn enter_services(&self, chain: &str) -> Rule {
@@ -366,14 +323,8 @@ impl Frame {
 
     /// What is still addressed to the service range after the services had their turn has no endpoint.
     fn refuse_unknown_services(&self, chain: &str) -> [Rule; 2] {
-        let unknown = || {
-            self.rule(chain)
-                .match_daddr_v4(self.services.network(), self.services.prefix())
-        };
-        [
-            unknown().reject_tcp_reset(),
-            unknown().reject_icmp(PORT_UNREACHABLE),
-        ]
+        let unknown = || self.rule(chain).match_daddr_v4(self.services.network(), self.services.prefix());
+        [unknown().reject_tcp_reset(), unknown().reject_icmp(PORT_UNREACHABLE)]
     }
 
     /// Only what is addressed to no pod is routed to the anchor, which would swallow it; the sender shall know at once.
@@ -421,18 +372,9 @@ impl Frame {
     /// The one rule of a balancer's chain: key with a number in words 0 to 3, endpoint into words 4 and 5, translate.
     fn balance(&self, chain: &str, balancer: Balancer) -> Rule {
         let (rule, map, number) = if balancer.node_port {
-            (
-                self.rule(chain)
-                    .expr(load_protocol(WORD_0))
-                    .expr(load_port(WORD_1)),
-                NODE_ENDPOINTS,
-                WORD_2,
-            )
+            (self.rule(chain).expr(load_protocol(WORD_0)).expr(load_port(WORD_1)), NODE_ENDPOINTS, WORD_2)
         } else {
-            let rule = self
-                .rule(chain)
-                .expr(load_destination(WORD_0))
-                .expr(load_protocol(WORD_1));
+            let rule = self.rule(chain).expr(load_destination(WORD_0)).expr(load_protocol(WORD_1));
             (rule.expr(load_port(WORD_2)), ENDPOINTS, WORD_3)
         };
         draw(rule, balancer, number)
@@ -447,20 +389,11 @@ fn base_chains() -> [(&'static str, BaseChain); 6] {
         (PREROUTING, BaseChain::nat(NatHook::Prerouting, Priority::DstNat)),
         (OUTPUT, BaseChain::nat(NatHook::Output, Priority::DstNat)),
         (FORWARD, BaseChain::filter(FilterHook::Forward, Priority::Filter)),
-        (
-            OUTPUT_FILTER,
-            BaseChain::filter(FilterHook::Output, Priority::Filter),
-        ),
-        (
-            POSTROUTING,
-            BaseChain::nat(NatHook::Postrouting, Priority::SrcNat),
-        ),
+        (OUTPUT_FILTER, BaseChain::filter(FilterHook::Output, Priority::Filter)),
+        (POSTROUTING, BaseChain::nat(NatHook::Postrouting, Priority::SrcNat)),
     ]
 }
 
 fn target_type() -> SetDataType {
-    SetDataType::Value(SetKeyType::Concat(vec![
-        SetKeyType::Ipv4Addr,
-        SetKeyType::InetService,
-    ]))
+    SetDataType::Value(SetKeyType::Concat(vec![SetKeyType::Ipv4Addr, SetKeyType::InetService]))
 }

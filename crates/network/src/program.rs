@@ -144,22 +144,14 @@ impl Program {
             };
             self.fronts.insert(front, balancer);
             self.balancers.insert(balancer);
-            self.backends.extend(
-                (0..)
-                    .zip(&endpoints)
-                    .map(|(index, target)| ((front, index), *target)),
-            );
-            self.hairpins
-                .extend(endpoints.iter().map(|(address, _)| *address));
+            self.backends.extend((0..).zip(&endpoints).map(|(index, target)| ((front, index), *target)));
+            self.hairpins.extend(endpoints.iter().map(|(address, _)| *address));
         }
     }
 
     /// The endpoints a front leads to.
     pub fn backends(&self, front: Front) -> BTreeSet<(Ipv4Addr, u16)> {
-        self.backends
-            .range((front, 0)..=(front, u32::MAX))
-            .map(|(_, target)| *target)
-            .collect()
+        self.backends.range((front, 0)..=(front, u32::MAX)).map(|(_, target)| *target).collect()
     }
 
     /// The UDP fronts whose endpoints differ from those in `before`, with their endpoints now. A front that is gone has
@@ -181,22 +173,14 @@ impl Program {
     }
 
     fn elements(&self) -> impl Iterator<Item = Element> {
-        let fronts = self.fronts.iter().map(|(front, balancer)| Element::Front {
+        let fronts =
+            self.fronts.iter().map(|(front, balancer)| Element::Front { front: *front, balancer: *balancer });
+        let backends = self.backends.iter().map(|((front, index), target)| Element::Backend {
             front: *front,
-            balancer: *balancer,
+            index: *index,
+            target: *target,
         });
-        let backends = self
-            .backends
-            .iter()
-            .map(|((front, index), target)| Element::Backend {
-                front: *front,
-                index: *index,
-                target: *target,
-            });
-        let hairpins = self
-            .hairpins
-            .iter()
-            .map(|address| Element::Hairpin { address: *address });
+        let hairpins = self.hairpins.iter().map(|address| Element::Hairpin { address: *address });
         fronts.chain(backends).chain(hairpins)
     }
 
@@ -212,11 +196,7 @@ impl Program {
 /// The fronts of a service: its virtual address, its node port, or both.
 fn fronts(service: &ServiceRoute) -> impl Iterator<Item = Front> {
     let protocol = service.protocol;
-    let cluster = service.cluster_ip.map(|address| Front::Cluster {
-        address,
-        protocol,
-        port: service.port,
-    });
+    let cluster = service.cluster_ip.map(|address| Front::Cluster { address, protocol, port: service.port });
     let node = service.node_port.map(|port| Front::Node { protocol, port });
     cluster.into_iter().chain(node)
 }
@@ -224,19 +204,9 @@ fn fronts(service: &ServiceRoute) -> impl Iterator<Item = Front> {
 /// The steps from one content of the maps to another: first removals, then chains, then additions. An element whose value
 /// changes is removed and added; within one transaction no packet sees the gap.
 pub fn plan(applied: &Program, desired: &Program) -> Vec<NftChange> {
-    let removed = applied
-        .elements()
-        .filter(|element| !desired.has(element))
-        .map(NftChange::Remove);
-    let balancers = desired
-        .balancers
-        .difference(&applied.balancers)
-        .copied()
-        .map(NftChange::AddBalancer);
-    let added = desired
-        .elements()
-        .filter(|element| !applied.has(element))
-        .map(NftChange::Add);
+    let removed = applied.elements().filter(|element| !desired.has(element)).map(NftChange::Remove);
+    let balancers = desired.balancers.difference(&applied.balancers).copied().map(NftChange::AddBalancer);
+    let added = desired.elements().filter(|element| !applied.has(element)).map(NftChange::Add);
     removed.chain(balancers).chain(added).collect()
 }
 
@@ -263,27 +233,15 @@ mod tests {
     }
 
     fn front() -> Front {
-        Front::Cluster {
-            address: VIP,
-            protocol: Protocol::Tcp,
-            port: 80,
-        }
+        Front::Cluster { address: VIP, protocol: Protocol::Tcp, port: 80 }
     }
 
     fn balancer(endpoints: u32) -> Balancer {
-        Balancer {
-            node_port: false,
-            sticky: false,
-            endpoints,
-        }
+        Balancer { node_port: false, sticky: false, endpoints }
     }
 
     fn backend(index: u32, d: u8) -> Element {
-        Element::Backend {
-            front: front(),
-            index,
-            target: (ip(d), 8080),
-        }
+        Element::Backend { front: front(), index, target: (ip(d), 8080) }
     }
 
     fn hairpin(d: u8) -> Element {
@@ -304,10 +262,7 @@ mod tests {
             &[service("a", &[3, 2])],
             &[
                 AddBalancer(balancer(2)),
-                Add(Element::Front {
-                    front: front(),
-                    balancer: balancer(2),
-                }),
+                Add(Element::Front { front: front(), balancer: balancer(2) }),
                 Add(backend(0, 2)),
                 Add(backend(1, 3)),
                 Add(hairpin(2)),
@@ -318,15 +273,10 @@ mod tests {
 
     #[test]
     fn what_is_unchanged_is_not_touched() {
-        let other = ServiceRoute {
-            port: 81,
-            ..service("b", &[2, 3])
-        };
+        let other = ServiceRoute { port: 81, ..service("b", &[2, 3]) };
         check(&[service("a", &[2, 3])], &[service("a", &[3, 2, 2])], &[]);
-        let changes = plan(
-            &Program::of(&[service("a", &[2, 3])]),
-            &Program::of(&[other, service("a", &[2, 3])]),
-        );
+        let changes =
+            plan(&Program::of(&[service("a", &[2, 3])]), &Program::of(&[other, service("a", &[2, 3])]));
         assert_eq!(changes.len(), 3, "one front and two backends: {changes:?}");
     }
 
@@ -336,18 +286,12 @@ mod tests {
             &[service("a", &[2, 3])],
             &[service("a", &[3])],
             &[
-                Remove(Element::Front {
-                    front: front(),
-                    balancer: balancer(2),
-                }),
+                Remove(Element::Front { front: front(), balancer: balancer(2) }),
                 Remove(backend(0, 2)),
                 Remove(backend(1, 3)),
                 Remove(hairpin(2)),
                 AddBalancer(balancer(1)),
-                Add(Element::Front {
-                    front: front(),
-                    balancer: balancer(1),
-                }),
+                Add(Element::Front { front: front(), balancer: balancer(1) }),
                 Add(backend(0, 3)),
             ],
         );
@@ -357,10 +301,7 @@ mod tests {
     fn a_service_without_endpoints_has_no_front() {
         check(&[], &[service("a", &[])], &[]);
         let gone = [
-            Remove(Element::Front {
-                front: front(),
-                balancer: balancer(1),
-            }),
+            Remove(Element::Front { front: front(), balancer: balancer(1) }),
             Remove(backend(0, 2)),
             Remove(hairpin(2)),
         ];
@@ -370,40 +311,23 @@ mod tests {
 
     #[test]
     fn a_node_port_is_a_second_front() {
-        let wanted = ServiceRoute {
-            node_port: Some(30_080),
-            ..service("a", &[2])
-        };
-        let program = Program::of(&[wanted.clone()]);
-        let node = Front::Node {
-            protocol: Protocol::Tcp,
-            port: 30_080,
-        };
+        let wanted = ServiceRoute { node_port: Some(30_080), ..service("a", &[2]) };
+        let program = Program::of(std::slice::from_ref(&wanted));
+        let node = Front::Node { protocol: Protocol::Tcp, port: 30_080 };
         assert_eq!(program.backends(node), BTreeSet::from([(ip(2), 8080)]));
         assert_eq!(program.backends(front()), BTreeSet::from([(ip(2), 8080)]));
-        let only_node = Program::of(&[ServiceRoute {
-            cluster_ip: None,
-            ..wanted
-        }]);
+        let only_node = Program::of(&[ServiceRoute { cluster_ip: None, ..wanted }]);
         assert!(only_node.backends(front()).is_empty());
         assert_eq!(only_node.fronts.len(), 1);
     }
 
     #[test]
     fn affinity_is_another_balancer() {
-        let sticky = ServiceRoute {
-            session_affinity_seconds: Some(10_800),
-            ..service("a", &[2, 3])
-        };
-        let changes = plan(
-            &Program::of(&[service("a", &[2, 3])]),
-            &Program::of(&[sticky.clone()]),
-        );
+        let sticky = ServiceRoute { session_affinity_seconds: Some(10_800), ..service("a", &[2, 3]) };
+        let changes =
+            plan(&Program::of(&[service("a", &[2, 3])]), &Program::of(std::slice::from_ref(&sticky)));
         assert_eq!(changes.len(), 3, "the front moves to another chain: {changes:?}");
-        let longer = ServiceRoute {
-            session_affinity_seconds: Some(20_000),
-            ..sticky.clone()
-        };
+        let longer = ServiceRoute { session_affinity_seconds: Some(20_000), ..sticky.clone() };
         assert!(plan(&Program::of(&[sticky]), &Program::of(&[longer])).is_empty());
     }
 
@@ -419,24 +343,13 @@ mod tests {
         let two = Program::of(&[service("a", &[2, 3])]);
         let mut one = Program::of(&[service("a", &[2])]);
         one.keep_balancers_of(&two);
-        assert!(
-            !plan(&one, &two)
-                .iter()
-                .any(|change| matches!(change, AddBalancer(_)))
-        );
+        assert!(!plan(&one, &two).iter().any(|change| matches!(change, AddBalancer(_))));
     }
 
     #[test]
     fn only_changed_udp_fronts_need_a_look_at_remembered_flows() {
-        let udp = |endpoints: &[u8]| ServiceRoute {
-            protocol: Protocol::Udp,
-            ..service("dns", endpoints)
-        };
-        let udp_front = Front::Cluster {
-            address: VIP,
-            protocol: Protocol::Udp,
-            port: 80,
-        };
+        let udp = |endpoints: &[u8]| ServiceRoute { protocol: Protocol::Udp, ..service("dns", endpoints) };
+        let udp_front = Front::Cluster { address: VIP, protocol: Protocol::Udp, port: 80 };
         for (before, after, expected) in [
             (vec![], vec![udp(&[2])], Some(vec![2])),
             (vec![udp(&[2])], vec![udp(&[2])], None),
@@ -447,22 +360,14 @@ mod tests {
         ] {
             let changed = Program::of(&after).changed_udp_fronts(&Program::of(&before));
             let expected = expected.map(|list: Vec<u8>| list.into_iter().map(|d| (ip(d), 8080)).collect());
-            assert_eq!(
-                changed.get(&udp_front).cloned(),
-                expected,
-                "{before:?} -> {after:?}"
-            );
+            assert_eq!(changed.get(&udp_front).cloned(), expected, "{before:?} -> {after:?}");
         }
     }
 
     #[test]
     fn chain_names() {
         assert_eq!(balancer(3).to_string(), "cluster-ip-3");
-        let sticky = Balancer {
-            node_port: true,
-            sticky: true,
-            endpoints: 12,
-        };
+        let sticky = Balancer { node_port: true, sticky: true, endpoints: 12 };
         assert_eq!(sticky.to_string(), "node-port-sticky-12");
     }
 }

@@ -17,9 +17,7 @@ use crate::{Ipv4Cidr, NetworkError};
 /// choose).
 pub async fn free_cidrs(name: &str) -> Result<(Ipv4Cidr, Ipv4Cidr), NetworkError> {
     let taken = routed(&Names::of(name).anchor).await?;
-    first_free_pair(&taken).ok_or_else(|| NetworkError::NoFreeRange {
-        name: name.to_owned(),
-    })
+    first_free_pair(&taken).ok_or_else(|| NetworkError::NoFreeRange { name: name.to_owned() })
 }
 
 /// The destinations of the machine's IPv4 routes, but the default ones and those of the cluster whose anchor is `own`:
@@ -37,8 +35,9 @@ async fn routed(own: &str) -> Result<Vec<Ipv4Cidr>, NetworkError> {
             _ => None,
         })
         .partition(|(link, _)| own.is_some() && *link == own);
-    let within_ours =
-        |range: &Ipv4Cidr| ours.iter().any(|(_, mine)| mine.prefix() <= range.prefix() && mine.overlaps(range));
+    let within_ours = |range: &Ipv4Cidr| {
+        ours.iter().any(|(_, mine)| mine.prefix() <= range.prefix() && mine.overlaps(range))
+    };
     Ok(others.into_iter().map(|(_, range)| range).filter(|range| !within_ours(range)).collect())
 }
 

@@ -31,10 +31,7 @@ impl Services {
             ruleset.rebuild(&[]).await?;
             Some(Program::default())
         };
-        Ok(Self {
-            ruleset,
-            applied: Mutex::new(applied),
-        })
+        Ok(Self { ruleset, applied: Mutex::new(applied) })
     }
 
     /// Makes the kernel's table contain exactly these services, and tells which UDP fronts that touched.
@@ -103,9 +100,7 @@ mod tests {
         async fn apply(&self, changes: &[NftChange]) -> Result<(), NetworkError> {
             self.0.log.lock().unwrap().push(("apply", changes.len()));
             if self.0.refuse.swap(false, Ordering::Relaxed) {
-                return Err(NetworkError::Config {
-                    reason: "refused".into(),
-                });
+                return Err(NetworkError::Config { reason: "refused".into() });
             }
             Ok(())
         }
@@ -138,10 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_table_from_before_is_replaced_at_the_first_wish() {
-        let recorder = Arc::new(Recorder {
-            exists: true,
-            ..Recorder::default()
-        });
+        let recorder = Arc::new(Recorder { exists: true, ..Recorder::default() });
         let services = Services::start(Box::new(Double(recorder.clone()))).await.unwrap();
         assert!(recorder.log.lock().unwrap().is_empty());
         services.apply(&[service(2)]).await.unwrap();

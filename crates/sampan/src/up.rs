@@ -239,7 +239,7 @@ async fn serve(
     addresses.sort_unstable();
     addresses.dedup();
     let tls = pki.server_tls(&names, &addresses)?;
-    // Pods come by the bridge, which a listener on one address does not hear.
+    // Pods come by links of their own, which a listener on one address does not hear.
     if !bound.ip().is_unspecified() {
         let inner = SocketAddr::from((gateway, bound.port()));
         let inner = TcpListener::bind(inner).await.map_err(|e| format!("cannot listen on {inner}: {e}"))?;

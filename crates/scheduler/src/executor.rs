@@ -137,9 +137,7 @@ impl Executor {
 
     /// Carries out what the scheduler decides. Tells whether there was anything to do.
     fn act(&mut self) -> bool {
-        let decisions = self
-            .scheduler
-            .schedule(BINDS_AT_ONCE.saturating_sub(self.in_flight));
+        let decisions = self.scheduler.schedule(BINDS_AT_ONCE.saturating_sub(self.in_flight));
         let acted = !decisions.is_empty();
         for decision in decisions {
             match decision {
@@ -169,12 +167,9 @@ impl Executor {
             Ok(()) => {
                 self.scheduler.apply(Event::BindSucceeded(&pod.uid));
                 self.retries.forget(pod);
-                let message = format!(
-                    "Successfully assigned {}/{} to {}",
-                    pod.namespace, pod.name, ended.node
-                );
-                self.events
-                    .record(&notices::reference(pod), "Normal", "Scheduled", message);
+                let message =
+                    format!("Successfully assigned {}/{} to {}", pod.namespace, pod.name, ended.node);
+                self.events.record(&notices::reference(pod), "Normal", "Scheduled", message);
             }
             Err(error) => {
                 self.scheduler.apply(Event::BindFailed(&pod.uid));
@@ -193,8 +188,7 @@ impl Executor {
                     "could not bind a pod, will retry"
                 );
                 let message = format!("Binding rejected: {error}");
-                self.events
-                    .record(&notices::reference(pod), "Warning", "FailedScheduling", message);
+                self.events.record(&notices::reference(pod), "Warning", "FailedScheduling", message);
             }
         }
     }
@@ -228,9 +222,7 @@ async fn bind(client: kube::Client, pod: &PodRef, node: &str) -> kube::Result<()
     };
     let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
     // The answer is a Status; that it is not an error is all it says.
-    let _: Value = api
-        .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
-        .await?;
+    let _: Value = api.create_subresource("binding", &pod.name, &PostParams::default(), &binding).await?;
     Ok(())
 }
 

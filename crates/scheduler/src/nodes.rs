@@ -71,12 +71,8 @@ pub(crate) struct Rules {
 impl Rules {
     fn of(node: &Node) -> Self {
         let spec = node.spec.as_ref();
-        let mut taints: Vec<Taint> = spec
-            .and_then(|spec| spec.taints.as_ref())
-            .into_iter()
-            .flatten()
-            .filter_map(Taint::of)
-            .collect();
+        let mut taints: Vec<Taint> =
+            spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().filter_map(Taint::of).collect();
         taints.sort();
         Self {
             labels: node.metadata.labels.clone().unwrap_or_default(),
@@ -122,10 +118,7 @@ impl NodeTable {
     /// Takes over a node as the API shows it. Tells which obstacles may have gone.
     pub(crate) fn update(&mut self, node: &Node, lanes: &mut Lanes) -> Option<(Slot, Relief)> {
         let slot = self.slot_of(node.metadata.name.as_deref()?);
-        let allocatable = node
-            .status
-            .as_ref()
-            .and_then(|status| status.allocatable.as_ref());
+        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
         let capacity = lanes.capacity(allocatable);
         let rules = Rules::of(node);
 
@@ -208,11 +201,7 @@ impl NodeTable {
         self.pods[slot] -= 1;
         self.touch(slot);
         self.vacate_if_unused(slot);
-        if demand.ports.is_empty() {
-            Relief::RESOURCES
-        } else {
-            Relief::RESOURCES.and(Relief::PORTS)
-        }
+        if demand.ports.is_empty() { Relief::RESOURCES } else { Relief::RESOURCES.and(Relief::PORTS) }
     }
 
     /// From now on these label keys tell nodes apart. Classes are made anew when one was not asked
@@ -236,11 +225,7 @@ impl NodeTable {
 
     /// The slots of all nodes.
     pub(crate) fn present(&self) -> impl Iterator<Item = Slot> {
-        self.present
-            .iter()
-            .enumerate()
-            .filter(|(_, present)| **present)
-            .map(|(slot, _)| slot)
+        self.present.iter().enumerate().filter(|(_, present)| **present).map(|(slot, _)| slot)
     }
 
     /// The slot of a node that exists.
@@ -299,9 +284,7 @@ impl NodeTable {
 
     /// Whether none of the ports is taken.
     pub(crate) fn has_ports(&self, slot: Slot, wanted: &[HostPort]) -> bool {
-        wanted
-            .iter()
-            .all(|port| !self.ports[slot].iter().any(|taken| taken.collides(port)))
+        wanted.iter().all(|port| !self.ports[slot].iter().any(|taken| taken.collides(port)))
     }
 
     /// Where the log ends now.
@@ -330,12 +313,7 @@ impl NodeTable {
         self.pods.push(0);
         self.rules.push(Rules::default());
         self.ports.push(Vec::new());
-        for lane in self
-            .free
-            .iter_mut()
-            .chain(&mut self.capacity)
-            .chain(&mut self.weight)
-        {
+        for lane in self.free.iter_mut().chain(&mut self.capacity).chain(&mut self.weight) {
             lane.push(0);
         }
         slot
@@ -369,10 +347,7 @@ impl NodeTable {
         }
         let (mut grew, mut shrank) = (false, false);
         for lane in 0..self.capacity.len() {
-            let now = offered
-                .iter()
-                .find(|(offered, _)| *offered == lane)
-                .map_or(0, |(_, amount)| *amount);
+            let now = offered.iter().find(|(offered, _)| *offered == lane).map_or(0, |(_, amount)| *amount);
             let change = now - self.capacity[lane][slot];
             self.capacity[lane][slot] = now;
             self.free[lane][slot] += change;
@@ -445,10 +420,7 @@ mod tests {
     }
 
     fn demand(cpu: i64) -> Demand {
-        Demand {
-            amounts: vec![(CPU, cpu)],
-            ..Demand::default()
-        }
+        Demand { amounts: vec![(CPU, cpu)], ..Demand::default() }
     }
 
     #[test]

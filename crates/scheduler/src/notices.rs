@@ -48,19 +48,19 @@ impl Notice {
     }
 }
 
+/// By pod, the one that is meant and what to tell about it.
+type Wanted = HashMap<ObjectKey, (Arc<PodRef>, Notice)>;
+
 /// The notices not yet delivered. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Notices {
-    wanted: Arc<Mutex<HashMap<ObjectKey, (Arc<PodRef>, Notice)>>>,
+    wanted: Arc<Mutex<Wanted>>,
     queue: Queue<ObjectKey>,
 }
 
 impl Notices {
     pub(crate) fn new() -> Self {
-        Self {
-            wanted: Arc::default(),
-            queue: Queue::new(),
-        }
+        Self { wanted: Arc::default(), queue: Queue::new() }
     }
 
     /// Wants the pod to be told this, instead of anything it was to be told before.
@@ -101,10 +101,7 @@ impl Notices {
             && let Some(patch) = plan(&pod, &notice, Timestamp::now())
         {
             let api: Api<Pod> = Api::namespaced(client, &key.namespace);
-            match api
-                .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
-                .await
-            {
+            match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(error) => return Err(error),
@@ -143,11 +140,7 @@ fn key(pod: &PodRef) -> ObjectKey {
 
 /// The patch that tells the pod, unless it has a node or has been told.
 fn plan(pod: &Pod, notice: &Notice, now: Timestamp) -> Option<Value> {
-    let node = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or_default();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
     if !node.is_empty() {
         return None;
     }
@@ -162,9 +155,7 @@ fn plan(pod: &Pod, notice: &Notice, now: Timestamp) -> Option<Value> {
         return None;
     }
     // The time of transition is that of the status, not of the message.
-    let since = old
-        .filter(|_| is_false)
-        .and_then(|old| old.last_transition_time.clone());
+    let since = old.filter(|_| is_false).and_then(|old| old.last_transition_time.clone());
     Some(json!({
         "metadata": {"resourceVersion": pod.metadata.resource_version},
         "status": {"conditions": [{
@@ -178,12 +169,7 @@ fn plan(pod: &Pod, notice: &Notice, now: Timestamp) -> Option<Value> {
 }
 
 fn condition(pod: &Pod) -> Option<&PodCondition> {
-    pod.status
-        .as_ref()?
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|condition| condition.type_ == CONDITION)
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == CONDITION)
 }
 
 #[cfg(test)]
@@ -216,22 +202,14 @@ mod tests {
         let full = Notice::Unschedulable("full".into());
         let rows = [
             ("never told", pod(None, None), Some(Time(now))),
-            (
-                "told the same",
-                pod(None, Some(("False", "Unschedulable", "full"))),
-                None,
-            ),
+            ("told the same", pod(None, Some(("False", "Unschedulable", "full"))), None),
             ("placed", pod(Some("n1"), None), None),
             (
                 "told something else",
                 pod(None, Some(("False", "SchedulingGated", "gates"))),
                 Some(Time(EARLIER.parse().expect("a time"))),
             ),
-            (
-                "thought to be placed",
-                pod(None, Some(("True", "", ""))),
-                Some(Time(now)),
-            ),
+            ("thought to be placed", pod(None, Some(("True", "", ""))), Some(Time(now))),
         ];
         for (name, pod, expected) in rows {
             let since = plan(&pod, &full, now).map(|patch| {

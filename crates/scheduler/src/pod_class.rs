@@ -87,11 +87,7 @@ impl PodClass {
     /// Parks the class with the reasons of every node: a full pass, made once when the class has run
     /// out of candidates.
     pub(crate) fn park(&mut self, nodes: &NodeTable, lanes: &Lanes) {
-        let mut relief = if nodes.len() == 0 {
-            Relief::EVERYTHING
-        } else {
-            Relief::NONE
-        };
+        let mut relief = if nodes.len() == 0 { Relief::EVERYTHING } else { Relief::NONE };
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for slot in nodes.present() {
             let Some(obstacle) = self.obstacle(nodes, slot) else {
@@ -116,11 +112,7 @@ impl PodClass {
     /// away its last obstacle is never overlooked: an obstacle that shows only after another has gone
     /// is added here.
     pub(crate) fn is_helped(&mut self, nodes: &NodeTable, slot: Slot, change: Relief) -> bool {
-        if !self
-            .parked
-            .as_ref()
-            .is_some_and(|parked| parked.relief.meets(change))
-        {
+        if !self.parked.as_ref().is_some_and(|parked| parked.relief.meets(change)) {
             return false;
         }
         let Some(obstacle) = self.obstacle(nodes, slot) else {
@@ -182,12 +174,7 @@ impl PodClass {
             return;
         }
         let score = rules_score + self.signature.score_room(nodes, slot);
-        self.heap.push((
-            score,
-            Reverse(nodes.pods(slot)),
-            Reverse(slot),
-            nodes.version(slot),
-        ));
+        self.heap.push((score, Reverse(nodes.pods(slot)), Reverse(slot), nodes.version(slot)));
     }
 
     /// The verdict of labels and taints, remembered per node class unless names matter.
@@ -232,10 +219,7 @@ fn message(nodes: usize, counts: &BTreeMap<String, usize>) -> String {
     if nodes == 0 {
         return "no nodes available to schedule pods".to_string();
     }
-    let mut reasons: Vec<String> = counts
-        .iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
+    let mut reasons: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     reasons.sort();
     format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
 }
@@ -246,13 +230,10 @@ mod tests {
 
     #[test]
     fn messages() {
-        let rows: [(usize, &[(&str, usize)], &str); 3] = [
+        type Row = (usize, &'static [(&'static str, usize)], &'static str);
+        let rows: [Row; 3] = [
             (0, &[], "no nodes available to schedule pods"),
-            (
-                1,
-                &[("Insufficient memory", 1)],
-                "0/1 nodes are available: 1 Insufficient memory.",
-            ),
+            (1, &[("Insufficient memory", 1)], "0/1 nodes are available: 1 Insufficient memory."),
             (
                 3,
                 &[("node(s) had untolerated taint(s)", 2), ("Insufficient cpu", 1)],
@@ -260,10 +241,7 @@ mod tests {
             ),
         ];
         for (nodes, counts, expected) in rows {
-            let counts = counts
-                .iter()
-                .map(|(reason, count)| (reason.to_string(), *count))
-                .collect();
+            let counts = counts.iter().map(|(reason, count)| (reason.to_string(), *count)).collect();
             assert_eq!(message(nodes, &counts), expected);
         }
     }

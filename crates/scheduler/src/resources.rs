@@ -43,16 +43,10 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        let mut lanes = Self {
-            names: Vec::new(),
-            by_name: HashMap::new(),
-        };
-        for (lane, name) in [
-            (CPU, "cpu"),
-            (MEMORY, "memory"),
-            (EPHEMERAL_STORAGE, "ephemeral-storage"),
-            (PODS, "pods"),
-        ] {
+        let mut lanes = Self { names: Vec::new(), by_name: HashMap::new() };
+        for (lane, name) in
+            [(CPU, "cpu"), (MEMORY, "memory"), (EPHEMERAL_STORAGE, "ephemeral-storage"), (PODS, "pods")]
+        {
             let given = lanes.of(name);
             debug_assert_eq!(given, lane);
         }
@@ -87,21 +81,13 @@ impl Lanes {
 
     /// What a node offers. A malformed amount offers nothing.
     pub(crate) fn capacity(&mut self, allocatable: Option<&Quantities>) -> Vec<(Lane, i64)> {
-        allocatable
-            .map(|quantities| self.read(quantities, 0))
-            .unwrap_or_default()
-            .into_iter()
-            .collect()
+        allocatable.map(|quantities| self.read(quantities, 0)).unwrap_or_default().into_iter().collect()
     }
 }
 
 fn amount(lane: Lane, quantity: &Quantity) -> Option<i64> {
     let quantity = sampan_api::quantity::Quantity::parse(&quantity.0).ok()?;
-    let amount = if lane == CPU {
-        quantity.milli()
-    } else {
-        quantity.value()
-    };
+    let amount = if lane == CPU { quantity.milli() } else { quantity.value() };
     Some(i64::try_from(amount).unwrap_or(UNREADABLE).clamp(0, UNREADABLE))
 }
 
@@ -147,11 +133,7 @@ impl Demand {
             own
         });
         // Requests of the pod as a whole stand in the place of the sum (KEP-2837).
-        if let Some(whole) = spec
-            .resources
-            .as_ref()
-            .and_then(|resources| resources.requests.as_ref())
-        {
+        if let Some(whole) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
             for (lane, amount) in lanes.read(whole, UNREADABLE) {
                 amounts.insert(lane, amount);
                 weight.insert(lane, amount);
@@ -221,11 +203,7 @@ fn raise(maximum: &mut Amounts, other: &Amounts) {
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| is_sidecar(container));
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
     let mut ports: Vec<HostPort> = spec
         .containers
         .iter()
@@ -236,11 +214,7 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
             Some(HostPort {
                 port: port.host_port.filter(|&port| port > 0)?,
                 protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_string()),
-                address: if address == "0.0.0.0" || address == "::" {
-                    String::new()
-                } else {
-                    address
-                },
+                address: if address == "0.0.0.0" || address == "::" { String::new() } else { address },
             })
         })
         .collect();
@@ -273,11 +247,7 @@ mod tests {
     fn cpu_of_a_pod() {
         let rows = [
             ("nothing", json!({"containers": [{"name": "c"}]}), 0),
-            (
-                "sum",
-                json!({"containers": [container("1"), container("250m")]}),
-                1250,
-            ),
+            ("sum", json!({"containers": [container("1"), container("250m")]}), 1250),
             (
                 "a large init container",
                 json!({"containers": [container("1")], "initContainers": [container("3"), container("2")]}),
@@ -298,30 +268,18 @@ mod tests {
                 json!({"containers": [container("1")], "initContainers": [container("4"), sidecar("1")]}),
                 4000,
             ),
-            (
-                "overhead",
-                json!({"containers": [container("1")], "overhead": {"cpu": "100m"}}),
-                1100,
-            ),
+            ("overhead", json!({"containers": [container("1")], "overhead": {"cpu": "100m"}}), 1100),
             (
                 "the pod as a whole",
                 json!({"containers": [container("1")], "resources": {"requests": {"cpu": "2"}}}),
                 2000,
             ),
             ("rounded up", json!({"containers": [container("0.0001")]}), 1),
-            (
-                "unreadable",
-                json!({"containers": [container("much")]}),
-                UNREADABLE,
-            ),
+            ("unreadable", json!({"containers": [container("much")]}), UNREADABLE),
         ];
         for (name, spec, expected) in rows {
             let (demand, _) = demand(spec);
-            let cpu = demand
-                .amounts
-                .iter()
-                .find(|(lane, _)| *lane == CPU)
-                .map_or(0, |(_, amount)| *amount);
+            let cpu = demand.amounts.iter().find(|(lane, _)| *lane == CPU).map_or(0, |(_, amount)| *amount);
             assert_eq!(cpu, expected, "{name}");
             assert!(demand.amounts.contains(&(PODS, 1)), "{name}");
         }
@@ -339,11 +297,8 @@ mod tests {
         let (demand, lanes) = demand(json!({"containers": [
             {"name": "c", "resources": {"requests": {"example.com/gpu": "2", "memory": "1Ki"}}},
         ]}));
-        let named: Vec<(&str, i64)> = demand
-            .amounts
-            .iter()
-            .map(|&(lane, amount)| (lanes.name(lane), amount))
-            .collect();
+        let named: Vec<(&str, i64)> =
+            demand.amounts.iter().map(|&(lane, amount)| (lanes.name(lane), amount)).collect();
         assert_eq!(named, [("memory", 1024), ("pods", 1), ("example.com/gpu", 2)]);
     }
 
@@ -372,11 +327,7 @@ mod tests {
         let (demand, _) = demand(json!({"containers": [{"name": "c", "ports": [
             {"containerPort": 80}, {"containerPort": 81, "hostPort": 81, "hostIP": "0.0.0.0"},
         ]}]}));
-        let expected = HostPort {
-            port: 81,
-            protocol: "TCP".to_string(),
-            address: String::new(),
-        };
+        let expected = HostPort { port: 81, protocol: "TCP".to_string(), address: String::new() };
         assert_eq!(demand.ports, [expected]);
     }
 }

@@ -233,13 +233,7 @@ impl Scheduler {
     fn pod_waits(&mut self, pod: &Pod, spec: &PodSpec) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let known = self.ids.get(uid).and_then(|id| self.pods.get(id));
-        if matches!(
-            known,
-            Some(PodState {
-                stage: Stage::Binding(_) | Stage::Placed(_),
-                ..
-            })
-        ) {
+        if matches!(known, Some(PodState { stage: Stage::Binding(_) | Stage::Placed(_), .. })) {
             // Seen before the bind: what we know is newer.
             return;
         }
@@ -252,10 +246,7 @@ impl Scheduler {
         let Some(state) = self.pods.get_mut(&id) else {
             return;
         };
-        let is_gated = spec
-            .scheduling_gates
-            .as_ref()
-            .is_some_and(|gates| !gates.is_empty());
+        let is_gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         let is_same = state.priority == priority && state.signature == signature;
         match state.stage {
             Stage::Gated if is_gated && state.told.is_some() => return,
@@ -437,11 +428,7 @@ impl Scheduler {
         let Some(class) = self.classes.get_mut(&class_id) else {
             return;
         };
-        let first = if class.parked.is_none() {
-            class.waiting.first().copied()
-        } else {
-            None
-        };
+        let first = if class.parked.is_none() { class.waiting.first().copied() } else { None };
         if class.queued == first {
             return;
         }
@@ -459,10 +446,7 @@ impl Scheduler {
         let state = self.pods.get_mut(&ticket.1)?;
         state.stage = Stage::Binding(slot);
         self.nodes.occupy(slot, &state.signature.demand);
-        Some(Decision::Bind {
-            pod: Arc::clone(&state.identity),
-            node: self.nodes.name(slot).to_string(),
-        })
+        Some(Decision::Bind { pod: Arc::clone(&state.identity), node: self.nodes.name(slot).to_string() })
     }
 
     /// Puts a class aside that fits nowhere.
@@ -518,9 +502,7 @@ impl Scheduler {
             {
                 // Not told twice; and whatever is found when the gates are gone differs from this.
                 state.told = Some("".into());
-                decisions.push(Decision::Gated {
-                    pod: Arc::clone(&state.identity),
-                });
+                decisions.push(Decision::Gated { pod: Arc::clone(&state.identity) });
             }
         }
         for class_id in std::mem::take(&mut self.unannounced) {
@@ -552,7 +534,5 @@ fn is_finished(pod: &Pod) -> bool {
 }
 
 fn is_ours(spec: &PodSpec) -> bool {
-    spec.scheduler_name
-        .as_deref()
-        .is_none_or(|name| name.is_empty() || name == OUR_NAME)
+    spec.scheduler_name.as_deref().is_none_or(|name| name.is_empty() || name == OUR_NAME)
 }

@@ -41,10 +41,7 @@ impl Requirement {
             "Lt" => bound().map_or(Test::Never, Test::Below),
             _ => Test::Never,
         };
-        Self {
-            key: requirement.key.clone(),
-            test,
-        }
+        Self { key: requirement.key.clone(), test }
     }
 
     fn is_met(&self, value: Option<&str>) -> bool {
@@ -73,10 +70,7 @@ impl Term {
         let read = |requirements: &Option<Vec<NodeSelectorRequirement>>| {
             requirements.iter().flatten().map(Requirement::of).collect()
         };
-        Self {
-            labels: read(&term.match_expressions),
-            fields: read(&term.match_fields),
-        }
+        Self { labels: read(&term.match_expressions), fields: read(&term.match_fields) }
     }
 
     fn matches(&self, labels: &BTreeMap<String, String>, name: &str) -> bool {
@@ -91,12 +85,10 @@ impl Term {
 
     /// The only names this term can match, when it says so.
     fn names(&self) -> Option<&[String]> {
-        self.fields
-            .iter()
-            .find_map(|requirement| match &requirement.test {
-                Test::In(names) if requirement.key == NAME_FIELD => Some(names.as_slice()),
-                _ => None,
-            })
+        self.fields.iter().find_map(|requirement| match &requirement.test {
+            Test::In(names) if requirement.key == NAME_FIELD => Some(names.as_slice()),
+            _ => None,
+        })
     }
 }
 
@@ -113,10 +105,7 @@ pub(crate) struct Selection {
 
 impl Selection {
     pub(crate) fn of(spec: &PodSpec) -> Self {
-        let affinity = spec
-            .affinity
-            .as_ref()
-            .and_then(|affinity| affinity.node_affinity.as_ref());
+        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         Self {
             labels: spec
                 .node_selector
@@ -125,18 +114,10 @@ impl Selection {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             required: affinity
-                .and_then(|affinity| {
-                    affinity
-                        .required_during_scheduling_ignored_during_execution
-                        .as_ref()
-                })
+                .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
                 .map(|selector| selector.node_selector_terms.iter().map(Term::of).collect()),
             preferred: affinity
-                .and_then(|affinity| {
-                    affinity
-                        .preferred_during_scheduling_ignored_during_execution
-                        .as_ref()
-                })
+                .and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref())
                 .into_iter()
                 .flatten()
                 .filter(|term| term.weight > 0)
@@ -147,13 +128,8 @@ impl Selection {
 
     /// Whether the node is allowed at all.
     pub(crate) fn admits(&self, labels: &BTreeMap<String, String>, name: &str) -> bool {
-        self.labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
-            && self
-                .required
-                .as_ref()
-                .is_none_or(|terms| terms.iter().any(|term| term.matches(labels, name)))
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(labels, name)))
     }
 
     /// How much of what is preferred the node has, out of `scale`. Measured against the pod's own
@@ -175,10 +151,8 @@ impl Selection {
 
     /// The label keys whose values matter here.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        let expressions = self
-            .terms()
-            .flat_map(|term| &term.labels)
-            .map(|requirement| requirement.key.as_str());
+        let expressions =
+            self.terms().flat_map(|term| &term.labels).map(|requirement| requirement.key.as_str());
         self.labels.iter().map(|(key, _)| key.as_str()).chain(expressions)
     }
 
@@ -197,10 +171,7 @@ impl Selection {
     }
 
     fn terms(&self) -> impl Iterator<Item = &Term> {
-        self.required
-            .iter()
-            .flatten()
-            .chain(self.preferred.iter().map(|(_, term)| term))
+        self.required.iter().flatten().chain(self.preferred.iter().map(|(_, term)| term))
     }
 }
 
@@ -223,24 +194,16 @@ mod tests {
     }
 
     fn labels() -> BTreeMap<String, String> {
-        [("zone", "a"), ("cores", "8")]
-            .map(|(key, value)| (key.to_string(), value.to_string()))
-            .into()
+        [("zone", "a"), ("cores", "8")].map(|(key, value)| (key.to_string(), value.to_string())).into()
     }
 
     #[test]
     fn a_single_requirement() {
         let rows = [
-            (
-                json!({"key": "zone", "operator": "In", "values": ["a", "b"]}),
-                true,
-            ),
+            (json!({"key": "zone", "operator": "In", "values": ["a", "b"]}), true),
             (json!({"key": "zone", "operator": "In", "values": ["b"]}), false),
             (json!({"key": "zone", "operator": "NotIn", "values": ["b"]}), true),
-            (
-                json!({"key": "zone", "operator": "NotIn", "values": ["a"]}),
-                false,
-            ),
+            (json!({"key": "zone", "operator": "NotIn", "values": ["a"]}), false),
             (json!({"key": "none", "operator": "NotIn", "values": ["a"]}), true),
             (json!({"key": "zone", "operator": "Exists"}), true),
             (json!({"key": "none", "operator": "Exists"}), false),
@@ -249,10 +212,7 @@ mod tests {
             (json!({"key": "cores", "operator": "Gt", "values": ["8"]}), false),
             (json!({"key": "cores", "operator": "Lt", "values": ["9"]}), true),
             (json!({"key": "zone", "operator": "Lt", "values": ["9"]}), false),
-            (
-                json!({"key": "cores", "operator": "Lt", "values": ["many"]}),
-                false,
-            ),
+            (json!({"key": "cores", "operator": "Lt", "values": ["many"]}), false),
             (json!({"key": "zone", "operator": "Like", "values": ["a"]}), false),
         ];
         for (requirement, expected) in rows {
@@ -266,20 +226,13 @@ mod tests {
         let zone = json!({"key": "zone", "operator": "In", "values": ["a"]});
         let other = json!({"key": "zone", "operator": "In", "values": ["b"]});
         let rows = [
-            (
-                json!([{"matchExpressions": [other]}, {"matchExpressions": [zone]}]),
-                true,
-            ),
+            (json!([{"matchExpressions": [other]}, {"matchExpressions": [zone]}]), true),
             (json!([{"matchExpressions": [zone, other]}]), false),
             (json!([{}]), false),
             (json!([]), false),
         ];
         for (terms, expected) in rows {
-            assert_eq!(
-                requiring(terms.clone()).admits(&labels(), "n1"),
-                expected,
-                "{terms}"
-            );
+            assert_eq!(requiring(terms.clone()).admits(&labels(), "n1"), expected, "{terms}");
         }
     }
 

@@ -63,19 +63,11 @@ pub(crate) type Verdict = Result<i64, Obstacle>;
 
 impl Signature {
     pub(crate) fn of(spec: &PodSpec, lanes: &mut Lanes) -> Self {
-        let mut tolerations: Vec<Toleration> = spec
-            .tolerations
-            .iter()
-            .flatten()
-            .filter_map(Toleration::of)
-            .collect();
+        let mut tolerations: Vec<Toleration> =
+            spec.tolerations.iter().flatten().filter_map(Toleration::of).collect();
         tolerations.sort();
         tolerations.dedup();
-        Self {
-            demand: Demand::of(spec, lanes),
-            selection: Selection::of(spec),
-            tolerations,
-        }
+        Self { demand: Demand::of(spec, lanes), selection: Selection::of(spec), tolerations }
     }
 
     /// Judges a node by labels and taints. Depends on the name only if the selection does.

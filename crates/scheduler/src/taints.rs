@@ -85,11 +85,7 @@ impl Toleration {
             Some("Exists") => None,
             Some(_) => return None,
         };
-        Some(Self {
-            key: some(&toleration.key),
-            value,
-            effect,
-        })
+        Some(Self { key: some(&toleration.key), value, effect })
     }
 
     fn tolerates(&self, taint: &Taint) -> bool {
@@ -110,9 +106,7 @@ mod tests {
         let taint: core::Taint = serde_json::from_value(taint).expect("a taint");
         let toleration: core::Toleration = serde_json::from_value(toleration).expect("a toleration");
         let tolerations: Vec<_> = Toleration::of(&toleration).into_iter().collect();
-        Taint::of(&taint)
-            .expect("a known effect")
-            .is_tolerated(&tolerations)
+        Taint::of(&taint).expect("a known effect").is_tolerated(&tolerations)
     }
 
     #[test]
@@ -120,23 +114,14 @@ mod tests {
         let rows = [
             (json!({"operator": "Exists"}), true),
             (json!({"key": "disk", "operator": "Exists"}), true),
-            (
-                json!({"key": "disk", "operator": "Exists", "effect": "NoExecute"}),
-                false,
-            ),
+            (json!({"key": "disk", "operator": "Exists", "effect": "NoExecute"}), false),
             (json!({"key": "disk", "value": "slow"}), true),
-            (
-                json!({"key": "disk", "operator": "Equal", "value": "slow", "effect": "NoSchedule"}),
-                true,
-            ),
+            (json!({"key": "disk", "operator": "Equal", "value": "slow", "effect": "NoSchedule"}), true),
             (json!({"key": "disk", "value": "fast"}), false),
             (json!({"key": "disk"}), false),
             (json!({"key": "other", "operator": "Exists"}), false),
             (json!({"key": "disk", "operator": "Near", "value": "slow"}), false),
-            (
-                json!({"key": "disk", "operator": "Exists", "effect": "Never"}),
-                false,
-            ),
+            (json!({"key": "disk", "operator": "Exists", "effect": "Never"}), false),
         ];
         for (toleration, expected) in rows {
             assert_eq!(is_tolerated(toleration.clone()), expected, "{toleration}");

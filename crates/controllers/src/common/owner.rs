@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn groups() {
-        for (api_version, group) in [("v1", ""), ("apps/v1", "apps"), ("a.example.com/v1beta1", "a.example.com")] {
+        for (api_version, group) in
+            [("v1", ""), ("apps/v1", "apps"), ("a.example.com/v1beta1", "a.example.com")]
+        {
             assert_eq!(group_of(api_version), group);
         }
     }

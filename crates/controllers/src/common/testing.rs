@@ -48,7 +48,10 @@ pub(crate) fn reference(kind: &str, name: &str, uid: &str) -> OwnerReference {
 /// A running, ready pod on node `n` with labels `app=web`; the closure makes it special.
 pub(crate) fn pod(name: &str, change: impl FnOnce(&mut Pod)) -> Arc<Pod> {
     let mut pod = Pod {
-        metadata: ObjectMeta { labels: Some(labels(&[("app", "web")])), ..meta(name, &format!("uid-{name}")) },
+        metadata: ObjectMeta {
+            labels: Some(labels(&[("app", "web")])),
+            ..meta(name, &format!("uid-{name}"))
+        },
         spec: Some(PodSpec {
             node_name: Some("n".into()),
             containers: vec![Container { name: "main".into(), ..Container::default() }],

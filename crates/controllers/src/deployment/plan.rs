@@ -15,8 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::scale::{is_scaling, scale};
 use super::sizes::{
-    POD_TEMPLATE_HASH, REVISION, actual, available, is_recreate, max_surge, max_unavailable, newest_annotations,
-    replicas, revision, size_annotations, sum, wanted,
+    POD_TEMPLATE_HASH, REVISION, actual, available, is_recreate, max_surge, max_unavailable,
+    newest_annotations, replicas, revision, size_annotations, sum, wanted,
 };
 use super::status::{self, Progress};
 use crate::common::hash::short_hash;
@@ -85,7 +85,8 @@ pub(super) fn plan(desired: &Deployment, observed: &Observed) -> Result<Plan, se
         }
     } else {
         progress.rolling_out = true;
-        let step = if is_recreate(desired) { recreate(desired, &sets, observed) } else { roll(desired, &sets) };
+        let step =
+            if is_recreate(desired) { recreate(desired, &sets, observed) } else { roll(desired, &sets) };
         match step {
             Step::Create => actions.push(Action::CreateSet(Box::new(new_set(desired, &sets)?))),
             Step::Resize(sizes) => actions.extend(sizings(desired, sizes, false)),
@@ -315,7 +316,8 @@ fn has_old_pods(sets: &Sets, pods: &[Arc<Pod>]) -> bool {
 
 /// The old sets beyond the history the user wants to keep: empty ones only, lowest revision first.
 fn surplus_history(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> Vec<Action> {
-    let limit = deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(DEFAULT_HISTORY);
+    let limit =
+        deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(DEFAULT_HISTORY);
     let mut alive: Vec<&Arc<ReplicaSet>> =
         old.iter().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
     let surplus = alive.len().saturating_sub(usize::try_from(limit).unwrap_or(0));

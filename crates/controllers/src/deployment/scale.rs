@@ -44,7 +44,9 @@ pub(super) fn scale(deployment: &Deployment, sets: &Sets) -> Vec<Sizing> {
 /// Whether the newest set has all the pods there should be, sized for this very number.
 fn is_saturated(deployment: &Deployment, newest: &ReplicaSet) -> bool {
     let wanted = wanted(deployment);
-    replicas(newest) == wanted && number(newest, DESIRED_REPLICAS) == Some(wanted) && available(newest) == wanted
+    replicas(newest) == wanted
+        && number(newest, DESIRED_REPLICAS) == Some(wanted)
+        && available(newest) == wanted
 }
 
 /// Gives every set its part of the difference; what rounding leaves goes to the largest.

@@ -153,8 +153,9 @@ pub(super) fn newest_annotations(
 
 /// A comma-separated history with one more entry, cut at its old end when it grows too long.
 fn lengthened(history: Option<&String>, revision: &str) -> String {
-    let mut entries: Vec<&str> =
-        history.map(|history| history.split(',').filter(|entry| !entry.is_empty()).collect()).unwrap_or_default();
+    let mut entries: Vec<&str> = history
+        .map(|history| history.split(',').filter(|entry| !entry.is_empty()).collect())
+        .unwrap_or_default();
     entries.push(revision);
     while entries.len() > 1 && entries.iter().map(|entry| entry.len() + 1).sum::<usize>() > HISTORY_LIMIT {
         entries.remove(0);

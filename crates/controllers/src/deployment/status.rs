@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetCondition};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetCondition,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::Sets;
@@ -122,7 +124,8 @@ pub(super) fn status(
         let message = "Deployment does not have minimum availability.".into();
         progress.set(AVAILABLE, FALSE, "MinimumReplicasUnavailable", message);
     }
-    let again = progress.rolling_out.then(|| judge(deployment, sets, created, &status, &mut progress)).flatten();
+    let again =
+        progress.rolling_out.then(|| judge(deployment, sets, created, &status, &mut progress)).flatten();
     status.conditions = Some(progress.conditions);
     (status, again)
 }
@@ -246,11 +249,17 @@ pub(super) fn create_failed(deployment: &Deployment, message: String, now: Times
     if deadline(deployment).is_some() {
         progress.set(PROGRESSING, FALSE, CREATE_FAILED, message);
     }
-    DeploymentStatus { conditions: Some(progress.conditions), ..deployment.status.clone().unwrap_or_default() }
+    DeploymentStatus {
+        conditions: Some(progress.conditions),
+        ..deployment.status.clone().unwrap_or_default()
+    }
 }
 
 /// The status after the hash of the template met another ReplicaSet's name.
 pub(super) fn collided(deployment: &Deployment) -> DeploymentStatus {
     let status = deployment.status.clone().unwrap_or_default();
-    DeploymentStatus { collision_count: Some(status.collision_count.unwrap_or(0).saturating_add(1)), ..status }
+    DeploymentStatus {
+        collision_count: Some(status.collision_count.unwrap_or(0).saturating_add(1)),
+        ..status
+    }
 }

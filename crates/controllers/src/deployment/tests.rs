@@ -1,6 +1,8 @@
 //! The decisions of a Deployment as tables, and whole rollouts against a small model of the rest.
 
-use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentSpec, DeploymentStrategy, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{
+    DeploymentCondition, DeploymentSpec, DeploymentStrategy, ReplicaSetSpec, ReplicaSetStatus,
+};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -135,18 +137,8 @@ fn steps() {
             vec![v("v1", 1, 4, 3, 3), v("v2", 2, 4, 1, 0), v("v3", 3, 4, 1, 0)],
             vec!["web-v2 0"],
         ),
-        (
-            "too many new ones are cut",
-            deployment(2, |_| {}),
-            vec![v("v1", 1, 2, 5, 5)],
-            vec!["web-v1 2"],
-        ),
-        (
-            "a scale without rollout",
-            deployment(5, |_| {}),
-            vec![v("v1", 1, 3, 3, 3)],
-            vec!["web-v1 5"],
-        ),
+        ("too many new ones are cut", deployment(2, |_| {}), vec![v("v1", 1, 2, 5, 5)], vec!["web-v1 2"]),
+        ("a scale without rollout", deployment(5, |_| {}), vec![v("v1", 1, 3, 3, 3)], vec!["web-v1 5"]),
         ("to zero", deployment(0, |_| {}), vec![v("v1", 1, 3, 3, 3)], vec!["web-v1 0"]),
         ("from zero", deployment(3, |_| {}), vec![v("v1", 1, 0, 0, 0)], vec!["web-v1 3"]),
         (
@@ -226,7 +218,10 @@ fn a_new_set_carries_hash_revision_and_owner() {
     assert_eq!(spec.template.as_ref().unwrap().metadata.as_ref().unwrap().labels, created.metadata.labels);
     let annotations = created.metadata.annotations.as_ref().unwrap();
     assert_eq!(annotations[sizes::REVISION], "7");
-    assert_eq!((annotations[sizes::DESIRED_REPLICAS].as_str(), annotations[sizes::MAX_REPLICAS].as_str()), ("4", "5"));
+    assert_eq!(
+        (annotations[sizes::DESIRED_REPLICAS].as_str(), annotations[sizes::MAX_REPLICAS].as_str()),
+        ("4", "5")
+    );
     assert_eq!(created.metadata.owner_references, Some(vec![reference("Deployment", "web", "d")]));
     assert!(plan.actions.contains(&Action::Annotate { revision: "7".into() }));
     assert!(plan::has_template_of(created, &deployment));
@@ -272,7 +267,10 @@ fn the_story_of_a_rollout() {
     assert_eq!(tell(&mut deployment, &sets, 30), (told("True", "NewReplicaSetAvailable"), None));
     let status = deployment.status.clone().unwrap();
     assert_eq!(condition(&status, "Available").unwrap().status, "True");
-    assert_eq!((status.replicas, status.updated_replicas, status.unavailable_replicas), (Some(2), Some(2), None));
+    assert_eq!(
+        (status.replicas, status.updated_replicas, status.unavailable_replicas),
+        (Some(2), Some(2), None)
+    );
 
     // A template that never serves.
     deployment.spec.as_mut().unwrap().template = template("v2");
@@ -362,7 +360,10 @@ fn rollouts_end_and_never_break_their_bounds() {
                     let least = wanted - sizes::max_unavailable(&deployment);
                     assert!(before >= least, "{wanted} {image}: only {before} serve");
                 }
-                if done && sizes_available(&sets) == wanted && status::is_complete(&deployment, deployment.status.as_ref()) {
+                if done
+                    && sizes_available(&sets) == wanted
+                    && status::is_complete(&deployment, deployment.status.as_ref())
+                {
                     break;
                 }
             }

@@ -52,7 +52,8 @@ pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointS
         present.entry(kind_of(slice)).or_default().push(Arc::clone(slice));
     }
     let mut work = Work { service, actions: Vec::new(), spare: Vec::new() };
-    let orphaned: Vec<SliceKind> = present.keys().filter(|kind| !desired.contains_key(*kind)).cloned().collect();
+    let orphaned: Vec<SliceKind> =
+        present.keys().filter(|kind| !desired.contains_key(*kind)).cloned().collect();
     work.spare = orphaned.iter().filter_map(|kind| present.remove(kind)).flatten().collect();
     for (kind, endpoints) in desired {
         let slices = present.remove(&kind).unwrap_or_default();
@@ -142,7 +143,12 @@ impl Work<'_> {
         self.actions.push(action);
     }
 
-    fn slice(&self, kind: &SliceKind, endpoints: Vec<Endpoint>, from: Option<&EndpointSlice>) -> EndpointSlice {
+    fn slice(
+        &self,
+        kind: &SliceKind,
+        endpoints: Vec<Endpoint>,
+        from: Option<&EndpointSlice>,
+    ) -> EndpointSlice {
         let service = &self.service.metadata;
         let mut metadata = from.map_or_else(
             || ObjectMeta {

@@ -118,9 +118,8 @@ fn services_that_are_not_ours() {
 
 #[test]
 fn ports_are_resolved_per_pod() {
-    let port = |target: Option<IntOrString>| {
-        service(|spec| spec.ports.as_mut().unwrap()[0].target_port = target)
-    };
+    let port =
+        |target: Option<IntOrString>| service(|spec| spec.ports.as_mut().unwrap()[0].target_port = target);
     let named = |number: i32| {
         backend(u8::try_from(number % 100).unwrap(), |pod| {
             pod.spec.as_mut().unwrap().containers[0].ports = Some(vec![ContainerPort {
@@ -131,13 +130,24 @@ fn ports_are_resolved_per_pod() {
         })
     };
     let text = || Some(IntOrString::String("web".into()));
-    let rows: Vec<(&str, Service, Vec<Arc<Pod>>, Vec<Vec<i32>>)> = vec![
+    type Row = (&'static str, Service, Vec<Arc<Pod>>, Vec<Vec<i32>>);
+    let rows: Vec<Row> = vec![
         ("a number", port(Some(IntOrString::Int(9))), vec![backend(1, nothing)], vec![vec![9]]),
         ("none: the service's own", port(None), vec![backend(1, nothing)], vec![vec![80]]),
         ("a name", port(text()), vec![named(8081)], vec![vec![8081]]),
         ("a name the pod does not know", port(text()), vec![backend(1, nothing)], vec![vec![]]),
-        ("a name with two meanings", port(text()), vec![named(8081), named(8082)], vec![vec![8081], vec![8082]]),
-        ("headless without ports", service(|spec| spec.ports = None), vec![backend(1, nothing)], vec![vec![]]),
+        (
+            "a name with two meanings",
+            port(text()),
+            vec![named(8081), named(8082)],
+            vec![vec![8081], vec![8082]],
+        ),
+        (
+            "headless without ports",
+            service(|spec| spec.ports = None),
+            vec![backend(1, nothing)],
+            vec![vec![]],
+        ),
     ];
     for (name, service, pods, expected) in rows {
         let slices = apply(&[], plan::plan(&service, &pods, &[]));
@@ -160,12 +170,21 @@ fn writes_are_few() {
     assert_eq!(sizes, [100, 100, 50]);
     assert_eq!(counts(&plan::plan(&web, &pods, &slices)), (0, 0, 0));
 
-    let rows: Vec<(&str, Vec<Arc<Pod>>, (usize, usize, usize))> = vec![
+    type Row = (&'static str, Vec<Arc<Pod>>, (usize, usize, usize));
+    let rows: Vec<Row> = vec![
         ("one pod more", (1..=251).map(|last| backend(last, nothing)).collect(), (0, 1, 0)),
         ("one pod less", (2..=250).map(|last| backend(last, nothing)).collect(), (0, 1, 0)),
         (
             "one pod not ready",
-            (1..=250).map(|last| backend(last, |pod| if last == 7 { not_ready(pod) })).collect(),
+            (1..=250)
+                .map(|last| {
+                    backend(last, |pod| {
+                        if last == 7 {
+                            not_ready(pod)
+                        }
+                    })
+                })
+                .collect(),
             (0, 1, 0),
         ),
         ("one replaced by another", (2..=251).map(|last| backend(last, nothing)).collect(), (0, 1, 0)),

@@ -38,7 +38,12 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Takes in a change of one object; returns the uids that deserve a look because of it.
-    pub(super) fn absorb(&mut self, kind: &Arc<Kind>, old: Option<&Arc<Meta>>, new: Option<&Arc<Meta>>) -> Vec<String> {
+    pub(super) fn absorb(
+        &mut self,
+        kind: &Arc<Kind>,
+        old: Option<&Arc<Meta>>,
+        new: Option<&Arc<Meta>>,
+    ) -> Vec<String> {
         let mut wake = Vec::new();
         let gone = old.and_then(|old| old.metadata.uid.clone());
         let here = new.and_then(|new| new.metadata.uid.clone());
@@ -81,7 +86,8 @@ impl Graph {
         nodes
             .filter_map(|dependent| {
                 let meta = self.nodes.get(dependent)?.meta();
-                let blocks = owners(meta).any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
+                let blocks =
+                    owners(meta).any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
                 Some(Dependent {
                     uid: dependent.clone(),
                     blocks,
@@ -97,7 +103,8 @@ impl Graph {
     pub(super) fn owner_state(&self, object: &ObjectMeta, owner: &OwnerReference) -> Option<OwnerState> {
         let node = self.nodes.get(&owner.uid)?;
         let reachable = !node.kind.namespaced || node.meta().namespace == object.namespace;
-        let same = node.meta().name.as_ref() == Some(&owner.name) && node.kind.is(&owner.api_version, &owner.kind);
+        let same =
+            node.meta().name.as_ref() == Some(&owner.name) && node.kind.is(&owner.api_version, &owner.kind);
         Some(match (reachable, same) {
             (false, _) => OwnerState::OutOfReach,
             // The uid is right and the name is wrong: let the server say who is called so.
@@ -118,13 +125,14 @@ impl Graph {
         for owner in &new_owners {
             self.dependents.entry(owner.clone()).or_default().insert(uid.clone());
         }
-        let owners_changed = before.as_ref().is_none_or(|before| {
-            before.meta().owner_references != node.meta().owner_references
-        });
+        let owners_changed = before
+            .as_ref()
+            .is_none_or(|before| before.meta().owner_references != node.meta().owner_references);
         let leaving = node.meta().deletion_timestamp.is_some();
         let started_leaving =
             leaving && before.as_ref().is_none_or(|before| before.meta().deletion_timestamp.is_none());
-        let started_waiting = is_waiting(node.meta()) && !before.as_ref().is_some_and(|before| is_waiting(before.meta()));
+        let started_waiting =
+            is_waiting(node.meta()) && !before.as_ref().is_some_and(|before| is_waiting(before.meta()));
         if (owners_changed && !new_owners.is_empty()) || started_leaving {
             wake.push(uid.clone());
         }

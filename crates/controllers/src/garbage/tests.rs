@@ -49,7 +49,13 @@ fn what_becomes_of_an_object() {
             vec![],
             vec![Delete(Policy::Foreground)],
         ),
-        ("one of two left", plain(), vec![("a", Absent), ("b", Present)], vec![], vec![SetOwners(vec![owner("b")])]),
+        (
+            "one of two left",
+            plain(),
+            vec![("a", Absent), ("b", Present)],
+            vec![],
+            vec![SetOwners(vec![owner("b")])],
+        ),
         (
             "one of two waits",
             plain(),

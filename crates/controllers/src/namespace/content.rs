@@ -35,8 +35,11 @@ impl Report {
 pub(super) async fn remove(client: &kube::Client, namespace: &str, kinds: &Kinds) -> Report {
     let mut report = Report { discovery: kinds.failure.clone(), ..Report::default() };
     let is_pod = |kind: &Kind| kind.resource.group.is_empty() && kind.resource.kind == "Pod";
-    let (pods, others): (Vec<_>, Vec<_>) =
-        kinds.all.iter().filter(|kind| kind.namespaced && kind.can(verbs::LIST)).partition(|kind| is_pod(kind));
+    let (pods, others): (Vec<_>, Vec<_>) = kinds
+        .all
+        .iter()
+        .filter(|kind| kind.namespaced && kind.can(verbs::LIST))
+        .partition(|kind| is_pod(kind));
     for kind in pods {
         remove_kind(client, namespace, kind, &mut report).await;
     }

@@ -167,7 +167,8 @@ mod tests {
     fn what_it_says() {
         let broken = Report { discovery: Some("no answer".into()), ..Report::default() };
         let failed = Report { failures: vec!["secrets.: refused".into()], ..Report::default() };
-        let rows: Vec<(&str, Report, Vec<(&str, &str)>)> = vec![
+        type Row = (&'static str, Report, Vec<(&'static str, &'static str)>);
+        let rows: Vec<Row> = vec![
             (
                 "a pod left",
                 report(1, None),
@@ -199,7 +200,9 @@ mod tests {
                 .iter()
                 .flatten()
                 .filter(|condition| condition.status == TRUE)
-                .map(|condition| (condition.reason.as_deref().unwrap(), condition.message.as_deref().unwrap()))
+                .map(|condition| {
+                    (condition.reason.as_deref().unwrap(), condition.message.as_deref().unwrap())
+                })
                 .collect();
             assert_eq!(troubles, expected, "{name}");
         }

@@ -65,9 +65,12 @@ fn has_template_labels(set: &ReplicaSet, pod: &Pod) -> bool {
 }
 
 /// The conditions with the failure set or cleared; a failure that goes on keeps its first words and time.
-fn conditions(set: &ReplicaSet, failure: Option<Failure>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
-    let mut conditions =
-        set.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+fn conditions(
+    set: &ReplicaSet,
+    failure: Option<Failure>,
+    now: Timestamp,
+) -> Option<Vec<ReplicaSetCondition>> {
+    let mut conditions = set.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     match failure {
         None => conditions.retain(|condition| condition.type_ != REPLICA_FAILURE),
         Some(_) if conditions.iter().any(|condition| condition.type_ == REPLICA_FAILURE) => {}

@@ -63,10 +63,12 @@ fn nothing(_: &mut Pod) {}
 
 #[test]
 fn what_a_set_does() {
-    let other = |pod: &mut Pod| pod.metadata.owner_references = Some(vec![reference("ReplicaSet", "x", "other")]);
+    let other =
+        |pod: &mut Pod| pod.metadata.owner_references = Some(vec![reference("ReplicaSet", "x", "other")]);
     let moved = |pod: &mut Pod| pod.metadata.labels = Some(labels(&[("app", "debug")]));
     let leaving = |set: &mut ReplicaSet| set.metadata.deletion_timestamp = Some(time(1));
-    let rows: Vec<(&str, ReplicaSet, Vec<Arc<Pod>>, bool, Vec<&str>)> = vec![
+    type Row = (&'static str, ReplicaSet, Vec<Arc<Pod>>, bool, Vec<&'static str>);
+    let rows: Vec<Row> = vec![
         ("from nothing", set(3, |_| {}), vec![], true, vec!["create 3"]),
         ("as wanted", set(1, |_| {}), vec![owned("a", nothing)], true, vec![]),
         ("one missing", set(2, |_| {}), vec![owned("a", nothing)], true, vec!["create 1"]),
@@ -74,8 +76,20 @@ fn what_a_set_does() {
         ("a burst at most", set(9000, |_| {}), vec![], true, vec!["create 500"]),
         ("zero", set(0, |_| {}), vec![owned("a", nothing)], true, vec!["delete a"]),
         ("no negative numbers", set(-1, |_| {}), vec![], true, vec![]),
-        ("failed pods do not count", set(1, |_| {}), vec![owned("a", in_phase("Failed"))], true, vec!["create 1"]),
-        ("ended pods do not count", set(1, |_| {}), vec![owned("a", in_phase("Succeeded"))], true, vec!["create 1"]),
+        (
+            "failed pods do not count",
+            set(1, |_| {}),
+            vec![owned("a", in_phase("Failed"))],
+            true,
+            vec!["create 1"],
+        ),
+        (
+            "ended pods do not count",
+            set(1, |_| {}),
+            vec![owned("a", in_phase("Succeeded"))],
+            true,
+            vec!["create 1"],
+        ),
         ("leaving pods do not count", set(1, |_| {}), vec![owned("a", deleting)], true, vec!["create 1"]),
         ("another's pods do not count", set(1, |_| {}), vec![pod("a", other)], true, vec!["create 1"]),
         ("an orphan is adopted", set(1, |_| {}), vec![pod("a", nothing)], true, vec!["adopt a"]),
@@ -124,8 +138,9 @@ fn what_serves_least_goes_first() {
             pod.status.as_mut().unwrap().container_statuses = Some(vec![status]);
         })
     };
-    let created =
-        |second: i64| -> Make { Box::new(move |pod: &mut Pod| pod.metadata.creation_timestamp = Some(time(second))) };
+    let created = |second: i64| -> Make {
+        Box::new(move |pod: &mut Pod| pod.metadata.creation_timestamp = Some(time(second)))
+    };
     let unassigned: Make = Box::new(|pod: &mut Pod| pod.spec.as_mut().unwrap().node_name = None);
     let plain = || -> Make { Box::new(|_| {}) };
     // Each row: the pod that goes, the pod that stays.
@@ -136,10 +151,15 @@ fn what_serves_least_goes_first() {
         ("not ready", Box::new(not_ready), plain()),
         ("cheaper", cost("-5"), plain()),
         ("dearer stays", plain(), cost("5")),
-        ("not ready, although dear", Box::new(|pod: &mut Pod| {
-            not_ready(pod);
-            pod.metadata.annotations = Some(labels(&[("controller.kubernetes.io/pod-deletion-cost", "9")]));
-        }), plain()),
+        (
+            "not ready, although dear",
+            Box::new(|pod: &mut Pod| {
+                not_ready(pod);
+                pod.metadata.annotations =
+                    Some(labels(&[("controller.kubernetes.io/pod-deletion-cost", "9")]));
+            }),
+            plain(),
+        ),
         ("ready for a shorter time", ready_since(990), ready_since(10)),
         ("restarted more often", restarted(3), restarted(1)),
         ("younger", created(990), created(10)),
@@ -151,8 +171,7 @@ fn what_serves_least_goes_first() {
             assert_eq!(words(plan_of(&set(1, |_| {}), &pods, true)), [format!("delete {going}")], "{name}");
         }
     }
-    let crowded =
-        [owned("a", on_node("empty")), owned("b", on_node("full")), owned("c", on_node("full"))];
+    let crowded = [owned("a", on_node("empty")), owned("b", on_node("full")), owned("c", on_node("full"))];
     assert_eq!(words(plan_of(&set(2, |_| {}), &crowded, true)), ["delete b"]);
 }
 
@@ -197,7 +216,10 @@ fn a_failure_comes_stays_and_goes() {
     let mut set = set(1, |_| {});
     set.status = Some(status::status(&set, &[], 0, failure(), at(1)));
     let first = set.status.clone().unwrap().conditions.unwrap();
-    assert_eq!((first[0].type_.as_str(), first[0].reason.as_deref()), ("ReplicaFailure", Some("FailedCreate")));
+    assert_eq!(
+        (first[0].type_.as_str(), first[0].reason.as_deref()),
+        ("ReplicaFailure", Some("FailedCreate"))
+    );
     set.status = Some(status::status(&set, &[], 0, failure(), at(50)));
     assert_eq!(set.status.clone().unwrap().conditions, Some(first));
     assert_eq!(status::status(&set, &[], 0, None, at(60)).conditions, None);

@@ -40,7 +40,7 @@ pub enum Answer {
     /// The name is another name for `target`, which must be asked for in turn.
     Alias {
         /// The `CNAME` record.
-        record: Record,
+        record: Box<Record>,
         /// The other name.
         target: Name,
     },
@@ -86,12 +86,7 @@ impl Zone {
         }
         // Our names are ASCII. A label that is not UTF-8 is replaced by one no object can have.
         let own = name.iter().count() - self.labels;
-        Some(
-            name.iter()
-                .take(own)
-                .map(|label| std::str::from_utf8(label).unwrap_or("?"))
-                .collect(),
-        )
+        Some(name.iter().take(own).map(|label| std::str::from_utf8(label).unwrap_or("?")).collect())
     }
 
     /// The name of these labels in the zone. `None` when they do not make a name (too long).
@@ -99,9 +94,7 @@ impl Zone {
         labels
             .iter()
             .rev()
-            .try_fold(self.origin.clone(), |name, label| {
-                name.prepend_label(label.as_bytes())
-            })
+            .try_fold(self.origin.clone(), |name, label| name.prepend_label(label.as_bytes()))
             .ok()
     }
 
@@ -114,22 +107,10 @@ impl Zone {
 pub fn answer(zone: &Zone, name: &Name, kind: RecordType, names: &dyn ClusterNames) -> Answer {
     let lower = name.to_lowercase();
     if let Some(labels) = zone.relative(&lower) {
-        return Question {
-            zone,
-            name,
-            kind,
-            names,
-        }
-        .in_zone(&labels);
+        return Question { zone, name, kind, names }.in_zone(&labels);
     }
     match reverse_address(&lower) {
-        Some(address) => Question {
-            zone,
-            name,
-            kind,
-            names,
-        }
-        .reverse(address),
+        Some(address) => Question { zone, name, kind, names }.reverse(address),
         None => Answer::Forward,
     }
 }
@@ -160,13 +141,8 @@ impl Question<'_> {
                 self.with_service(namespace, service, |found| self.endpoint(host, found))
             }
             [port, protocol, service, namespace, "svc"] => {
-                let name = ServiceName {
-                    namespace: (*namespace).into(),
-                    name: (*service).into(),
-                };
-                self.with_service(namespace, service, |found| {
-                    self.port(port, protocol, &name, found)
-                })
+                let name = ServiceName { namespace: (*namespace).into(), name: (*service).into() };
+                self.with_service(namespace, service, |found| self.port(port, protocol, &name, found))
             }
             _ => Answer::NoName,
         }
@@ -210,7 +186,7 @@ impl Question<'_> {
         let record = self.record(RData::CNAME(CNAME(target.clone())));
         match self.kind {
             RecordType::CNAME => answers(vec![record]),
-            _ => Answer::Alias { record, target },
+            _ => Answer::Alias { record: Box::new(record), target },
         }
     }
 
@@ -224,11 +200,7 @@ impl Question<'_> {
             .filter(|endpoint| host_name(endpoint) == host)
             .map(|endpoint| endpoint.address)
             .collect();
-        if addresses.is_empty() {
-            Answer::NoName
-        } else {
-            self.addresses(&addresses)
-        }
+        if addresses.is_empty() { Answer::NoName } else { self.addresses(&addresses) }
     }
 
     /// `_http._tcp.web.default.svc`: one SRV record to the service, or one to each endpoint of a headless one.
@@ -268,28 +240,19 @@ impl Question<'_> {
         service: &ServiceRecord,
     ) -> Vec<(u16, Name, Vec<Ipv4Addr>)> {
         let number = |ports: &[NamedPort]| {
-            ports
-                .iter()
-                .find(|p| p.protocol == protocol && p.name == port)
-                .map(|p| p.port)
+            ports.iter().find(|p| p.protocol == protocol && p.name == port).map(|p| p.port)
         };
         let service_name = self.zone.service_name(name);
         match &service.target {
             ServiceTarget::ClusterIp(addresses) => {
                 let found = number(&service.ports).zip(service_name);
-                found
-                    .map(|(number, target)| (number, target, addresses.clone()))
-                    .into_iter()
-                    .collect()
+                found.map(|(number, target)| (number, target, addresses.clone())).into_iter().collect()
             }
             ServiceTarget::Headless(endpoints) => endpoints
                 .iter()
                 .take(MAX_RECORDS)
                 .filter_map(|endpoint| {
-                    let target = service_name
-                        .as_ref()?
-                        .prepend_label(host_name(endpoint).as_bytes())
-                        .ok()?;
+                    let target = service_name.as_ref()?.prepend_label(host_name(endpoint).as_bytes()).ok()?;
                     Some((number(&endpoint.ports)?, target, vec![endpoint.address]))
                 })
                 .collect(),
@@ -298,16 +261,10 @@ impl Question<'_> {
     }
 
     fn reverse(&self, address: Ipv4Addr) -> Answer {
-        let service = self
-            .names
-            .service_at(address)
-            .and_then(|name| self.zone.service_name(&name));
+        let service = self.names.service_at(address).and_then(|name| self.zone.service_name(&name));
         let endpoint = || {
             let endpoint = self.names.endpoint_at(address)?;
-            self.zone
-                .service_name(&endpoint.service)?
-                .prepend_label(endpoint.hostname.as_bytes())
-                .ok()
+            self.zone.service_name(&endpoint.service)?.prepend_label(endpoint.hostname.as_bytes()).ok()
         };
         match service.or_else(endpoint) {
             Some(name) => self.only(RecordType::PTR, RData::PTR(PTR(name))),
@@ -322,9 +279,7 @@ impl Question<'_> {
         name: &str,
         then: impl FnOnce(&ServiceRecord) -> Answer,
     ) -> Answer {
-        self.names
-            .service(namespace, name)
-            .map_or(Answer::NoName, |service| then(&service))
+        self.names.service(namespace, name).map_or(Answer::NoName, |service| then(&service))
     }
 
     fn exists_if(&self, exists: bool) -> Answer {
@@ -337,11 +292,7 @@ impl Question<'_> {
             return Answer::NoData;
         }
         answers(
-            addresses
-                .iter()
-                .take(MAX_RECORDS)
-                .map(|address| self.record(RData::A(A(*address))))
-                .collect(),
+            addresses.iter().take(MAX_RECORDS).map(|address| self.record(RData::A(A(*address)))).collect(),
         )
     }
 
@@ -360,18 +311,12 @@ impl Question<'_> {
 }
 
 fn answers(answers: Vec<Record>) -> Answer {
-    Answer::Records {
-        answers,
-        additionals: Vec::new(),
-    }
+    Answer::Records { answers, additionals: Vec::new() }
 }
 
 /// An endpoint's label below its service.
 fn host_name(endpoint: &ServiceEndpoint) -> String {
-    endpoint
-        .hostname
-        .clone()
-        .unwrap_or_else(|| endpoint.address.to_string().replace('.', "-"))
+    endpoint.hostname.clone().unwrap_or_else(|| endpoint.address.to_string().replace('.', "-"))
 }
 
 fn parse_protocol(label: &str) -> Option<Protocol> {

@@ -7,11 +7,7 @@ use crate::dns::EndpointName;
 struct Cluster;
 
 fn port(name: &str, protocol: Protocol, port: u16) -> NamedPort {
-    NamedPort {
-        name: name.into(),
-        protocol,
-        port,
-    }
+    NamedPort { name: name.into(), protocol, port }
 }
 
 fn endpoint(d: u8, hostname: Option<&str>) -> ServiceEndpoint {
@@ -40,19 +36,14 @@ impl ClusterNames for Cluster {
     }
 
     fn service_at(&self, address: Ipv4Addr) -> Option<ServiceName> {
-        (address == Ipv4Addr::new(10, 43, 0, 7)).then(|| ServiceName {
-            namespace: "default".into(),
-            name: "web".into(),
-        })
+        (address == Ipv4Addr::new(10, 43, 0, 7))
+            .then(|| ServiceName { namespace: "default".into(), name: "web".into() })
     }
 
     fn endpoint_at(&self, address: Ipv4Addr) -> Option<EndpointName> {
         (address == Ipv4Addr::new(10, 42, 0, 5)).then(|| EndpointName {
             hostname: "db-0".into(),
-            service: ServiceName {
-                namespace: "default".into(),
-                name: "db".into(),
-            },
+            service: ServiceName { namespace: "default".into(), name: "db".into() },
         })
     }
 
@@ -101,16 +92,8 @@ fn the_zone_answers_as_specified() {
         ("idle.default.svc.cluster.local.", A, "no data"),
         ("far.default.svc.cluster.local.", A, "alias example.org."),
         ("far.default.svc.cluster.local.", CNAME, "example.org."),
-        (
-            "_http._tcp.web.default.svc.cluster.local.",
-            SRV,
-            "0 100 80 web.default.svc.cluster.local.",
-        ),
-        (
-            "_h3._udp.web.default.svc.cluster.local.",
-            SRV,
-            "0 100 443 web.default.svc.cluster.local.",
-        ),
+        ("_http._tcp.web.default.svc.cluster.local.", SRV, "0 100 80 web.default.svc.cluster.local."),
+        ("_h3._udp.web.default.svc.cluster.local.", SRV, "0 100 443 web.default.svc.cluster.local."),
         ("_h3._tcp.web.default.svc.cluster.local.", SRV, "no name"),
         ("_http._tcp.web.default.svc.cluster.local.", A, "no data"),
         ("_tcp.web.default.svc.cluster.local.", SRV, "no data"),
@@ -132,11 +115,7 @@ fn the_zone_answers_as_specified() {
         ("example.org.web.default.svc.cluster.local.", A, "no name"),
         ("7.0.43.10.in-addr.arpa.", PTR, "web.default.svc.cluster.local."),
         ("7.0.43.10.in-addr.arpa.", A, "no data"),
-        (
-            "5.0.42.10.in-addr.arpa.",
-            PTR,
-            "db-0.db.default.svc.cluster.local.",
-        ),
+        ("5.0.42.10.in-addr.arpa.", PTR, "db-0.db.default.svc.cluster.local."),
         ("9.0.43.10.in-addr.arpa.", PTR, "no name"),
         ("9.0.168.192.in-addr.arpa.", PTR, "forward"),
         ("0.43.10.in-addr.arpa.", PTR, "forward"),
@@ -166,16 +145,11 @@ fn service_records_bring_the_addresses_along() {
     else {
         panic!()
     };
-    let told: Vec<String> = additionals
-        .iter()
-        .map(|record| format!("{} {}", record.name, record.data))
-        .collect();
+    let told: Vec<String> =
+        additionals.iter().map(|record| format!("{} {}", record.name, record.data)).collect();
     assert_eq!(
         told,
-        [
-            "db-0.db.default.svc.cluster.local. 10.42.0.5",
-            "10-42-0-6.db.default.svc.cluster.local. 10.42.0.6"
-        ]
+        ["db-0.db.default.svc.cluster.local. 10.42.0.5", "10-42-0-6.db.default.svc.cluster.local. 10.42.0.6"]
     );
 }
 
@@ -184,13 +158,7 @@ fn names_that_are_no_text_are_no_names() {
     let zone = Zone::new("cluster.local").unwrap();
     let name = Name::from_labels(vec![&b"\xff\xfe"[..], b"default", b"svc", b"cluster", b"local"]).unwrap();
     assert_eq!(answer(&zone, &name, RecordType::A, &Cluster), Answer::NoName);
-    let dotted = Name::from_labels(vec![
-        &b"web.default"[..],
-        b"default",
-        b"svc",
-        b"cluster",
-        b"local",
-    ])
-    .unwrap();
+    let dotted =
+        Name::from_labels(vec![&b"web.default"[..], b"default", b"svc", b"cluster", b"local"]).unwrap();
     assert_eq!(answer(&zone, &dotted, RecordType::A, &Cluster), Answer::NoName);
 }

@@ -36,11 +36,7 @@ pub(super) struct Told {
 
 impl Told {
     fn only(code: ResponseCode) -> Self {
-        Self {
-            code,
-            answers: Vec::new(),
-            soa: None,
-        }
+        Self { code, answers: Vec::new(), soa: None }
     }
 }
 
@@ -53,15 +49,8 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(servers: &[SocketAddr]) -> Result<Self, NetworkError> {
-        let resolver = if servers.is_empty() {
-            None
-        } else {
-            Some(resolver(servers)?)
-        };
-        Ok(Self {
-            resolver,
-            waiting: Semaphore::new(MAX_WAITING),
-        })
+        let resolver = if servers.is_empty() { None } else { Some(resolver(servers)?) };
+        Ok(Self { resolver, waiting: Semaphore::new(MAX_WAITING) })
     }
 
     /// Asks, and translates every way to fail into what a client understands: `REFUSED` when there is nobody to ask,
@@ -74,11 +63,7 @@ impl Upstream {
             return Told::only(ResponseCode::ServFail);
         };
         match resolver.lookup(name.clone(), kind).await {
-            Ok(found) => Told {
-                code: ResponseCode::NoError,
-                answers: found.answers().to_vec(),
-                soa: None,
-            },
+            Ok(found) => Told { code: ResponseCode::NoError, answers: found.answers().to_vec(), soa: None },
             Err(NetError::Dns(DnsError::NoRecordsFound(no))) => Told {
                 code: no.response_code,
                 answers: Vec::new(),
@@ -149,18 +134,12 @@ mod tests {
     fn reads_resolv_conf() {
         for (text, expected) in [
             ("", vec![]),
-            (
-                "search example.org\nnameserver 192.0.2.53\n",
-                vec!["192.0.2.53:53"],
-            ),
+            ("search example.org\nnameserver 192.0.2.53\n", vec!["192.0.2.53:53"]),
             (
                 "# nameserver 192.0.2.1\n;nameserver 192.0.2.2\n\tnameserver\t127.0.0.53 # stub",
                 vec!["127.0.0.53:53"],
             ),
-            (
-                "nameserver fe80::1%eth0\nnameserver ::1\nnameserver x",
-                vec!["[::1]:53"],
-            ),
+            ("nameserver fe80::1%eth0\nnameserver ::1\nnameserver x", vec!["[::1]:53"]),
             (
                 "nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4",
                 vec!["1.1.1.1:53", "1.1.1.2:53", "1.1.1.3:53"],
@@ -175,9 +154,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_when_there_is_nobody_to_ask() {
         let upstream = Upstream::new(&[]).unwrap();
-        let told = upstream
-            .ask(&Name::from_ascii("example.org.").unwrap(), RecordType::A)
-            .await;
+        let told = upstream.ask(&Name::from_ascii("example.org.").unwrap(), RecordType::A).await;
         assert_eq!(told.code, ResponseCode::Refused);
     }
 }

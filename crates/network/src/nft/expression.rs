@@ -14,50 +14,29 @@ pub(super) const CLIENT: Register = Register::Reg32_08;
 
 /// Offsets in the IPv4 header, RFC 791.
 pub(super) fn load_source(dreg: Register) -> Expr {
-    Expr::Payload {
-        dreg,
-        base: PayloadBase::Network,
-        offset: 12,
-        len: 4,
-    }
+    Expr::Payload { dreg, base: PayloadBase::Network, offset: 12, len: 4 }
 }
 
 pub(super) fn load_destination(dreg: Register) -> Expr {
-    Expr::Payload {
-        dreg,
-        base: PayloadBase::Network,
-        offset: 16,
-        len: 4,
-    }
+    Expr::Payload { dreg, base: PayloadBase::Network, offset: 16, len: 4 }
 }
 
 /// One byte; the kernel clears the rest of the word, as the maps' keys expect.
 pub(super) fn load_protocol(dreg: Register) -> Expr {
-    Expr::Meta {
-        dreg,
-        key: MetaKey::L4Proto,
-    }
+    Expr::Meta { dreg, key: MetaKey::L4Proto }
 }
 
 /// The destination port, which TCP and UDP have at the same place. In other protocols it is something else, and as their
 /// number is in no key, it does not matter.
 pub(super) fn load_port(dreg: Register) -> Expr {
-    Expr::Payload {
-        dreg,
-        base: PayloadBase::Transport,
-        offset: 2,
-        len: 2,
-    }
+    Expr::Payload { dreg, base: PayloadBase::Transport, offset: 2, len: 2 }
 }
 
 /// Leaves a number below the count of endpoints in `number`.
 pub(super) fn draw(rule: Rule, balancer: Balancer, number: Register) -> Rule {
     let modulus = balancer.endpoints;
     if modulus == 1 {
-        return rule.expr(Expr::Immediate {
-            dreg: number,
-            data: vec![0; 4],
-        });
+        return rule.expr(Expr::Immediate { dreg: number, data: vec![0; 4] });
     }
     if balancer.sticky {
         // With a seed of our own, because the kernel's is drawn at random for every rule, and clients would move
@@ -73,12 +52,7 @@ pub(super) fn draw(rule: Rule, balancer: Balancer, number: Register) -> Rule {
         };
         return rule.expr(load_source(CLIENT)).expr(hash);
     }
-    rule.expr(Expr::Numgen {
-        dreg: number,
-        kind: NumgenKind::Random,
-        modulus,
-        offset: 0,
-    })
+    rule.expr(Expr::Numgen { dreg: number, kind: NumgenKind::Random, modulus, offset: 0 })
 }
 
 /// Attribute numbers of `linux/netfilter/nf_tables.h`.
@@ -104,9 +78,7 @@ pub(super) fn translate_destination(address: Register, port: Register) -> RawExp
     ];
     RawExpr::new(
         "nat",
-        data.iter()
-            .flat_map(|(kind, value)| attribute(*kind, &value.to_be_bytes()))
-            .collect(),
+        data.iter().flat_map(|(kind, value)| attribute(*kind, &value.to_be_bytes())).collect(),
     )
 }
 
@@ -127,10 +99,7 @@ mod tests {
 
     #[test]
     fn attributes_are_padded() {
-        assert_eq!(
-            attribute(1, b"ab\0"),
-            [&7u16.to_ne_bytes()[..], &1u16.to_ne_bytes(), b"ab\0\0"].concat()
-        );
+        assert_eq!(attribute(1, b"ab\0"), [&7u16.to_ne_bytes()[..], &1u16.to_ne_bytes(), b"ab\0\0"].concat());
         assert_eq!(attribute(2, &[1, 2, 3, 4]).len(), 8);
     }
 }

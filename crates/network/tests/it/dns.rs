@@ -18,11 +18,8 @@ struct Cluster;
 
 impl ClusterNames for Cluster {
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceRecord> {
-        let endpoint = |d| ServiceEndpoint {
-            address: Ipv4Addr::new(10, 42, 1, d),
-            hostname: None,
-            ports: Vec::new(),
-        };
+        let endpoint =
+            |d| ServiceEndpoint { address: Ipv4Addr::new(10, 42, 1, d), hostname: None, ports: Vec::new() };
         let target = match (namespace, name) {
             ("default", "web") => ServiceTarget::ClusterIp(vec![Ipv4Addr::new(10, 43, 0, 7)]),
             ("default", "crowd") => ServiceTarget::Headless((0..200).map(endpoint).collect()),
@@ -31,11 +28,7 @@ impl ClusterNames for Cluster {
         };
         Some(ServiceRecord {
             target,
-            ports: vec![NamedPort {
-                name: "http".into(),
-                protocol: Protocol::Tcp,
-                port: 80,
-            }],
+            ports: vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }],
         })
     }
 
@@ -68,9 +61,7 @@ fn ask_tcp(server: SocketAddr, name: &str, kind: RecordType) -> Message {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let query = query(name, kind);
-    stream
-        .write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat())
-        .unwrap();
+    stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat()).unwrap();
     let mut length = [0; 2];
     stream.read_exact(&mut length).unwrap();
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -79,28 +70,16 @@ fn ask_tcp(server: SocketAddr, name: &str, kind: RecordType) -> Message {
 }
 
 fn data(message: &Message) -> Vec<String> {
-    message
-        .answers
-        .iter()
-        .map(|record| record.data.to_string())
-        .collect()
+    message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
 /// A server that has another one to ask, and its address.
 async fn two_servers(address: Ipv4Addr) -> (DnsServer, DnsServer) {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let elsewhere = DnsServer::start(any, Arc::new(Cluster), "elsewhere.test", Vec::new())
-        .await
-        .unwrap();
+    let elsewhere = DnsServer::start(any, Arc::new(Cluster), "elsewhere.test", Vec::new()).await.unwrap();
     let here = SocketAddr::from((address, 0));
-    let server = DnsServer::start(
-        here,
-        Arc::new(Cluster),
-        "cluster.local",
-        vec![elsewhere.address()],
-    )
-    .await
-    .unwrap();
+    let server =
+        DnsServer::start(here, Arc::new(Cluster), "cluster.local", vec![elsewhere.address()]).await.unwrap();
     (server, elsewhere)
 }
 
@@ -120,22 +99,13 @@ async fn answers_over_udp_and_tcp() {
             let no_data = ask(address, "web.default.svc.cluster.local.", RecordType::AAAA);
             assert_eq!(no_data.metadata.response_code, ResponseCode::NoError);
             assert!(no_data.answers.is_empty() && no_data.authorities.len() == 1);
-            let srv = ask(
-                address,
-                "_http._tcp.web.default.svc.cluster.local.",
-                RecordType::SRV,
-            );
+            let srv = ask(address, "_http._tcp.web.default.svc.cluster.local.", RecordType::SRV);
             assert_eq!(data(&srv), ["0 100 80 web.default.svc.cluster.local."]);
             assert_eq!(srv.additionals.len(), 1);
         }
         let cut = ask_udp(address, "crowd.default.svc.cluster.local.", RecordType::A);
         assert!(cut.metadata.truncation);
-        assert_eq!(
-            ask_tcp(address, "crowd.default.svc.cluster.local.", RecordType::A)
-                .answers
-                .len(),
-            200
-        );
+        assert_eq!(ask_tcp(address, "crowd.default.svc.cluster.local.", RecordType::A).answers.len(), 200);
     })
     .await
     .unwrap();
@@ -169,9 +139,8 @@ fn pods_ask_their_gateway() {
         let pod = machine.pod().await;
         network.attach_pod("a", pod.path()).await.unwrap();
         let address = SocketAddr::from((network.gateway(), 53));
-        let _server = DnsServer::start(address, Arc::new(Cluster), "cluster.local", Vec::new())
-            .await
-            .unwrap();
+        let _server =
+            DnsServer::start(address, Arc::new(Cluster), "cluster.local", Vec::new()).await.unwrap();
         tokio::task::spawn_blocking(move || {
             let ask = || ask_tcp(address, "web.default.svc.cluster.local.", RecordType::A);
             assert_eq!(data(&pod.run(ask)), ["10.43.0.7"]);

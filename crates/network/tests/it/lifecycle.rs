@@ -8,30 +8,18 @@ use crate::world::{GATEWAY, Machine, VIP, in_machine, service};
 
 async fn tables() -> Vec<String> {
     let nftables = Connection::<Nftables>::new().unwrap();
-    nftables
-        .list_tables_in(Family::Ip)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|table| table.name)
-        .collect()
+    nftables.list_tables_in(Family::Ip).await.unwrap().into_iter().map(|table| table.name).collect()
 }
 
 async fn links(machine: &Machine) -> Vec<String> {
     let links = machine.place.route().get_links().await.unwrap();
-    let mut names: Vec<String> = links
-        .iter()
-        .filter_map(|link| link.name().map(str::to_owned))
-        .collect();
+    let mut names: Vec<String> = links.iter().filter_map(|link| link.name().map(str::to_owned)).collect();
     names.sort();
     names
 }
 
 fn forwarding() -> String {
-    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
-        .unwrap()
-        .trim()
-        .to_owned()
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim().to_owned()
 }
 
 #[test]
@@ -41,10 +29,7 @@ fn destroying_leaves_nothing() {
         let before = links(&machine).await;
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
-        network
-            .apply_services(vec![service("web", &[a.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[a.endpoint()])]).await.unwrap();
         assert_eq!(forwarding(), "1");
         assert_eq!(tables().await, ["sampan-it"]);
         assert_eq!(links(&machine).await.len(), before.len() + 2);
@@ -70,10 +55,7 @@ fn a_restart_disturbs_nobody() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         let b = machine.serving_pod(&network, "b").await;
-        network
-            .apply_services(vec![service("web", &[b.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[b.endpoint()])]).await.unwrap();
         let mut open = a.pod.connect((VIP, 80)).unwrap();
         open.ask().unwrap();
         drop(network);
@@ -85,10 +67,7 @@ fn a_restart_disturbs_nobody() {
             "served before the first wish"
         );
         assert_eq!(network.attach_pod("a", a.pod.path()).await.unwrap(), a.address);
-        network
-            .apply_services(vec![service("web", &[a.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[a.endpoint()])]).await.unwrap();
         assert_eq!(open.ask().unwrap(), format!("b {}", a.address));
         assert_eq!(a.pod.ask_tcp((VIP, 80)).unwrap(), format!("a {GATEWAY}"));
     });
@@ -100,15 +79,8 @@ fn a_table_that_somebody_removed_comes_back_with_the_next_change() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         network.apply_services(vec![service("web", &[])]).await.unwrap();
-        Connection::<Nftables>::new()
-            .unwrap()
-            .del_table("sampan-it", Family::Ip)
-            .await
-            .unwrap();
-        network
-            .apply_services(vec![service("web", &[a.endpoint()])])
-            .await
-            .unwrap();
+        Connection::<Nftables>::new().unwrap().del_table("sampan-it", Family::Ip).await.unwrap();
+        network.apply_services(vec![service("web", &[a.endpoint()])]).await.unwrap();
         assert_eq!(machine.place.ask_tcp((VIP, 80)).unwrap(), format!("a {GATEWAY}"));
     });
 }
@@ -128,10 +100,7 @@ fn only_wanted_pods_are_retained_also_when_the_record_is_lost() {
         std::fs::remove_file(machine.config().state_dir.join("addresses.json")).unwrap();
         let network = machine.network().await;
         let d = machine.serving_pod(&network, "d").await;
-        assert!(
-            d.address != a.address && d.address != b.address,
-            "their links hold their addresses"
-        );
+        assert!(d.address != a.address && d.address != b.address, "their links hold their addresses");
         network.retain_pods(&["d".into()]).await.unwrap();
         assert!(a.pod.route().get_link_by_name("eth0").await.unwrap().is_none());
         assert!(machine.place.ask_tcp(d.endpoint()).is_ok());
@@ -153,17 +122,10 @@ fn two_clusters_share_a_machine() {
         };
         let second = Network::start(other.clone()).await.unwrap();
         assert_ne!(first.anchor(), second.anchor());
-        assert_eq!(
-            free_cidrs("other").await.unwrap(),
-            (pods, services),
-            "its own routes do not count"
-        );
+        assert_eq!(free_cidrs("other").await.unwrap(), (pods, services), "its own routes do not count");
         let a = machine.serving_pod(&first, "a").await;
         let b = machine.serving_pod(&second, "b").await;
-        first
-            .apply_services(vec![service("web", &[a.endpoint()])])
-            .await
-            .unwrap();
+        first.apply_services(vec![service("web", &[a.endpoint()])]).await.unwrap();
         Network::destroy(&other).await.unwrap();
         assert!(b.pod.route().get_link_by_name("eth0").await.unwrap().is_none());
         assert_eq!(forwarding(), "1");

@@ -23,19 +23,10 @@ fn the_node_reaches_pods_and_pods_the_node() {
     in_machine(|machine| async move {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
-        assert_eq!(
-            machine.place.ask_tcp(a.endpoint()).unwrap(),
-            format!("a {GATEWAY}")
-        );
+        assert_eq!(machine.place.ask_tcp(a.endpoint()).unwrap(), format!("a {GATEWAY}"));
         let _node = Server::start(&machine.place, "node");
-        assert_eq!(
-            a.pod.ask_tcp((network.gateway(), Server::PORT)).unwrap(),
-            format!("node {}", a.address)
-        );
-        assert_eq!(
-            a.pod.ask_tcp((NODE, Server::PORT)).unwrap(),
-            format!("node {}", a.address)
-        );
+        assert_eq!(a.pod.ask_tcp((network.gateway(), Server::PORT)).unwrap(), format!("node {}", a.address));
+        assert_eq!(a.pod.ask_tcp((NODE, Server::PORT)).unwrap(), format!("node {}", a.address));
     });
 }
 
@@ -57,14 +48,8 @@ fn the_world_sees_the_nodes_address() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         let _server = Server::start(&machine.outside, "outside");
-        assert_eq!(
-            a.pod.ask_tcp((OUTSIDE, Server::PORT)).unwrap(),
-            format!("outside {NODE}")
-        );
-        assert_eq!(
-            a.pod.ask_udp((OUTSIDE, Server::PORT)).unwrap(),
-            format!("outside {NODE}")
-        );
+        assert_eq!(a.pod.ask_tcp((OUTSIDE, Server::PORT)).unwrap(), format!("outside {NODE}"));
+        assert_eq!(a.pod.ask_udp((OUTSIDE, Server::PORT)).unwrap(), format!("outside {NODE}"));
     });
 }
 
@@ -97,23 +82,9 @@ fn attaching_again_changes_nothing_and_a_new_namespace_keeps_the_address() {
         let peer = machine.serving_pod(&network, "peer").await;
         let pod = machine.pod().await;
         let address = network.attach_pod("a", pod.path()).await.unwrap();
-        let index = pod
-            .route()
-            .get_link_by_name("eth0")
-            .await
-            .unwrap()
-            .unwrap()
-            .ifindex();
+        let index = pod.route().get_link_by_name("eth0").await.unwrap().unwrap().ifindex();
         assert_eq!(network.attach_pod("a", pod.path()).await.unwrap(), address);
-        assert_eq!(
-            pod.route()
-                .get_link_by_name("eth0")
-                .await
-                .unwrap()
-                .unwrap()
-                .ifindex(),
-            index
-        );
+        assert_eq!(pod.route().get_link_by_name("eth0").await.unwrap().unwrap().ifindex(), index);
         let again = machine.pod().await;
         assert_eq!(network.attach_pod("a", again.path()).await.unwrap(), address);
         assert_eq!(again.ask_tcp(peer.endpoint()).unwrap(), format!("peer {address}"));
@@ -139,10 +110,7 @@ fn detaching_removes_the_link_and_frees_the_address() {
 fn a_namespace_that_is_not_there_is_an_error_that_says_so() {
     in_machine(|machine| async move {
         let network = machine.network().await;
-        let error = network
-            .attach_pod("a", std::path::Path::new("/nowhere/ns"))
-            .await
-            .unwrap_err();
+        let error = network.attach_pod("a", std::path::Path::new("/nowhere/ns")).await.unwrap_err();
         assert!(error.to_string().contains("/nowhere/ns"), "{error}");
     });
 }

@@ -14,15 +14,7 @@ const NODE_PORT: u16 = 30_080;
 /// The names that answer `count` connections.
 fn who_answers(place: &Place, to: (Ipv4Addr, u16), count: usize) -> BTreeSet<String> {
     (0..count)
-        .map(|_| {
-            place
-                .ask_tcp(to)
-                .expect("an answer")
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        })
+        .map(|_| place.ask_tcp(to).expect("an answer").split(' ').next().unwrap_or_default().to_owned())
         .collect()
 }
 
@@ -32,10 +24,7 @@ fn a_service_is_reached_from_pods_and_from_the_node() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         let b = machine.serving_pod(&network, "b").await;
-        network
-            .apply_services(vec![service("web", &[b.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[b.endpoint()])]).await.unwrap();
         assert_eq!(a.pod.ask_tcp((VIP, 80)).unwrap(), format!("b {}", a.address));
         assert_eq!(machine.place.ask_tcp((VIP, 80)).unwrap(), format!("b {GATEWAY}"));
     });
@@ -47,10 +36,7 @@ fn a_pod_reaches_itself_through_a_service() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         network
-            .apply_services(vec![
-                service("web", &[a.endpoint()]),
-                udp_service("udp", &[a.endpoint()]),
-            ])
+            .apply_services(vec![service("web", &[a.endpoint()]), udp_service("udp", &[a.endpoint()])])
             .await
             .unwrap();
         assert_eq!(a.pod.ask_tcp((VIP, 80)).unwrap(), format!("a {GATEWAY}"));
@@ -69,10 +55,7 @@ fn connections_are_spread_and_stick_when_asked_to() {
         network.apply_services(vec![spread.clone()]).await.unwrap();
         // All of 64 to one of two happens once in 2^63 runs.
         assert_eq!(who_answers(&c.pod, (VIP, 80), 64).len(), 2);
-        let sticky = ServiceRoute {
-            session_affinity_seconds: Some(10_800),
-            ..spread
-        };
+        let sticky = ServiceRoute { session_affinity_seconds: Some(10_800), ..spread };
         network.apply_services(vec![sticky]).await.unwrap();
         assert_eq!(who_answers(&c.pod, (VIP, 80), 64).len(), 1);
     });
@@ -83,19 +66,12 @@ fn without_endpoints_a_connection_is_refused_at_once() {
     in_machine(|machine| async move {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
-        network
-            .apply_services(vec![service("empty", &[]), udp_service("empty-udp", &[])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("empty", &[]), udp_service("empty-udp", &[])]).await.unwrap();
         let before = Instant::now();
         for place in [&a.pod, &machine.place] {
             for address in [VIP, Ipv4Addr::new(10, 43, 0, 99)] {
                 let error = place.ask_tcp((address, 80)).unwrap_err();
-                assert_eq!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionRefused,
-                    "{address}: {error}"
-                );
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{address}: {error}");
             }
             // A sender on the node itself is told by its system call.
             let error = place.ask_udp((VIP, 80)).unwrap_err();
@@ -104,10 +80,7 @@ fn without_endpoints_a_connection_is_refused_at_once() {
         }
         assert!(before.elapsed() < PATIENCE);
         // With an endpoint it opens, and closes again without.
-        network
-            .apply_services(vec![service("empty", &[a.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("empty", &[a.endpoint()])]).await.unwrap();
         assert!(machine.place.ask_tcp((VIP, 80)).is_ok());
         network.apply_services(vec![service("empty", &[])]).await.unwrap();
         assert!(machine.place.ask_tcp((VIP, 80)).is_err());
@@ -120,36 +93,18 @@ fn a_node_port_is_reached_from_everywhere() {
         let network = machine.network().await;
         let a = machine.serving_pod(&network, "a").await;
         let b = machine.serving_pod(&network, "b").await;
-        let web = ServiceRoute {
-            node_port: Some(NODE_PORT),
-            ..service("web", &[a.endpoint()])
-        };
-        let udp = ServiceRoute {
-            node_port: Some(NODE_PORT),
-            ..udp_service("udp", &[a.endpoint()])
-        };
+        let web = ServiceRoute { node_port: Some(NODE_PORT), ..service("web", &[a.endpoint()]) };
+        let udp = ServiceRoute { node_port: Some(NODE_PORT), ..udp_service("udp", &[a.endpoint()]) };
         network.apply_services(vec![web, udp]).await.unwrap();
         let node_port = (NODE, NODE_PORT);
         // A client elsewhere is seen with its own address.
-        assert_eq!(
-            machine.outside.ask_tcp(node_port).unwrap(),
-            format!("a {OUTSIDE}")
-        );
-        assert_eq!(
-            machine.outside.ask_udp(node_port).unwrap(),
-            format!("a {OUTSIDE}")
-        );
+        assert_eq!(machine.outside.ask_tcp(node_port).unwrap(), format!("a {OUTSIDE}"));
+        assert_eq!(machine.outside.ask_udp(node_port).unwrap(), format!("a {OUTSIDE}"));
         assert_eq!(b.pod.ask_tcp(node_port).unwrap(), format!("a {}", b.address));
         assert_eq!(a.pod.ask_tcp(node_port).unwrap(), format!("a {GATEWAY}"));
         assert!(machine.place.ask_tcp(node_port).unwrap().starts_with("a "));
-        assert_eq!(
-            machine.place.ask_tcp((Ipv4Addr::LOCALHOST, NODE_PORT)).unwrap(),
-            format!("a {GATEWAY}")
-        );
-        assert_eq!(
-            machine.place.ask_udp((Ipv4Addr::LOCALHOST, NODE_PORT)).unwrap(),
-            format!("a {GATEWAY}")
-        );
+        assert_eq!(machine.place.ask_tcp((Ipv4Addr::LOCALHOST, NODE_PORT)).unwrap(), format!("a {GATEWAY}"));
+        assert_eq!(machine.place.ask_udp((Ipv4Addr::LOCALHOST, NODE_PORT)).unwrap(), format!("a {GATEWAY}"));
     });
 }
 
@@ -160,16 +115,10 @@ fn a_connection_outlives_a_change_and_new_ones_follow_it() {
         let a = machine.serving_pod(&network, "a").await;
         let b = machine.serving_pod(&network, "b").await;
         let c = machine.serving_pod(&network, "c").await;
-        network
-            .apply_services(vec![service("web", &[a.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[a.endpoint()])]).await.unwrap();
         let mut open = c.pod.connect((VIP, 80)).unwrap();
         assert_eq!(open.ask().unwrap(), format!("a {}", c.address));
-        network
-            .apply_services(vec![service("web", &[b.endpoint()])])
-            .await
-            .unwrap();
+        network.apply_services(vec![service("web", &[b.endpoint()])]).await.unwrap();
         assert_eq!(open.ask().unwrap(), format!("a {}", c.address));
         assert_eq!(c.pod.ask_tcp((VIP, 80)).unwrap(), format!("b {}", c.address));
     });
@@ -184,16 +133,10 @@ fn a_udp_client_that_keeps_its_port_moves_to_the_new_endpoint() {
         let c = machine.serving_pod(&network, "c").await;
         let with = |endpoint| {
             let udp = udp_service("udp", &[endpoint]);
-            vec![ServiceRoute {
-                node_port: Some(NODE_PORT),
-                ..udp
-            }]
+            vec![ServiceRoute { node_port: Some(NODE_PORT), ..udp }]
         };
         network.apply_services(with(a.endpoint())).await.unwrap();
-        let sockets = [
-            c.pod.udp_to((VIP, 80)).unwrap(),
-            machine.outside.udp_to((NODE, NODE_PORT)).unwrap(),
-        ];
+        let sockets = [c.pod.udp_to((VIP, 80)).unwrap(), machine.outside.udp_to((NODE, NODE_PORT)).unwrap()];
         for socket in &sockets {
             assert!(ask_udp(socket).unwrap().starts_with("a "));
         }
@@ -212,14 +155,10 @@ fn thousands_of_services_are_one_call() {
         let many = |count: u16| -> Vec<ServiceRoute> {
             (1..=count)
                 .map(|port| {
-                    let endpoints: Vec<_> = (0..port % 7)
-                        .map(|d| (Ipv4Addr::new(10, 42, 0, 100 + d as u8), 1))
-                        .collect();
+                    let endpoints: Vec<_> =
+                        (0..port % 7).map(|d| (Ipv4Addr::new(10, 42, 0, 100 + d as u8), 1)).collect();
                     let endpoints = if port == 80 { vec![a.endpoint()] } else { endpoints };
-                    ServiceRoute {
-                        port,
-                        ..service(&format!("service-{port}"), &endpoints)
-                    }
+                    ServiceRoute { port, ..service(&format!("service-{port}"), &endpoints) }
                 })
                 .collect()
         };

@@ -64,10 +64,7 @@ impl Place {
         let address = SocketAddr::from(to);
         let stream = self.run(|| TcpStream::connect_timeout(&address, PATIENCE))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Talk {
-            reader: BufReader::new(stream.try_clone()?),
-            stream,
-        })
+        Ok(Talk { reader: BufReader::new(stream.try_clone()?), stream })
     }
 
     /// A UDP socket that speaks to `to` only and keeps its port.
@@ -134,12 +131,7 @@ impl Machine {
         for lo in [place.route(), outside.route()] {
             lo.set_link_up("lo").await.expect("loopback");
         }
-        let machine = Self {
-            place,
-            outside,
-            pods: AtomicU32::new(0),
-            dir,
-        };
+        let machine = Self { place, outside, pods: AtomicU32::new(0), dir };
         machine.connect_outside().await.expect("uplink");
         machine
     }
@@ -147,20 +139,12 @@ impl Machine {
     async fn connect_outside(&self) -> nlink::Result<()> {
         let (here, there) = (self.place.route(), self.outside.route());
         let file = File::open(self.outside.path()).expect("namespace file");
-        here.add_link(
-            VethLink::new("uplink", "uplink")
-                .mtu(UPLINK_MTU)
-                .peer_netns_fd(&file),
-        )
-        .await?;
+        here.add_link(VethLink::new("uplink", "uplink").mtu(UPLINK_MTU).peer_netns_fd(&file)).await?;
         for (connection, address) in [(&here, NODE), (&there, OUTSIDE)] {
-            connection
-                .add_address(Ipv4Address::new("uplink", address, 24))
-                .await?;
+            connection.add_address(Ipv4Address::new("uplink", address, 24)).await?;
             connection.set_link_up("uplink").await?;
         }
-        here.add_route(Ipv4Route::default_route().gateway(OUTSIDE).dev("uplink"))
-            .await
+        here.add_route(Ipv4Route::default_route().gateway(OUTSIDE).dev("uplink")).await
     }
 
     pub(crate) fn config(&self) -> NetworkConfig {
@@ -190,11 +174,7 @@ impl Machine {
     pub(crate) async fn serving_pod(&self, network: &Network, name: &str) -> Serving {
         let pod = self.pod().await;
         let address = network.attach_pod(name, pod.path()).await.expect("attach");
-        Serving {
-            _server: Server::start(&pod, name),
-            address,
-            pod,
-        }
+        Serving { _server: Server::start(&pod, name), address, pod }
     }
 }
 
@@ -227,19 +207,13 @@ impl Server {
             let listener = TcpListener::bind(("0.0.0.0", Self::PORT)).expect("listen");
             let udp = UdpSocket::bind(("0.0.0.0", Self::PORT)).expect("bind");
             let wake_udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
-            wake_udp
-                .connect(("127.0.0.1", Self::PORT))
-                .expect("connect to oneself");
+            wake_udp.connect(("127.0.0.1", Self::PORT)).expect("connect to oneself");
             (listener, udp, wake_udp)
         });
         let stop = Arc::new(AtomicBool::new(false));
         serve_tcp(listener.try_clone().expect("second handle"), name.to_owned());
         serve_udp(udp, name.to_owned(), stop.clone());
-        Self {
-            stop,
-            listener,
-            wake_udp,
-        }
+        Self { stop, listener, wake_udp }
     }
 }
 
@@ -294,10 +268,7 @@ where
         return;
     }
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         // The sockets of the runtime's machine are made on this thread, inside.
         runtime.block_on(async move {
             let machine = Machine::new().await;
@@ -325,8 +296,5 @@ pub(crate) fn service(key: &str, endpoints: &[(Ipv4Addr, u16)]) -> ServiceRoute 
 
 /// The same over UDP.
 pub(crate) fn udp_service(key: &str, endpoints: &[(Ipv4Addr, u16)]) -> ServiceRoute {
-    ServiceRoute {
-        protocol: Protocol::Udp,
-        ..service(key, endpoints)
-    }
+    ServiceRoute { protocol: Protocol::Udp, ..service(key, endpoints) }
 }

@@ -21,18 +21,8 @@ fn taint(effect: &str) -> Value {
 #[test]
 fn messages_for_people() {
     let big = || json!({"requests": {"memory": "9Gi"}});
-    check(
-        "no nodes",
-        &[],
-        json!({}),
-        "p: no nodes available to schedule pods",
-    );
-    check(
-        "memory",
-        &[("n1", json!({}))],
-        big(),
-        "p: 0/1 nodes are available: 1 Insufficient memory.",
-    );
+    check("no nodes", &[], json!({}), "p: no nodes available to schedule pods");
+    check("memory", &[("n1", json!({}))], big(), "p: 0/1 nodes are available: 1 Insufficient memory.");
     check(
         "several resources of a node",
         &[("n1", json!({})), ("n2", json!({}))],
@@ -68,36 +58,22 @@ fn messages_for_people() {
 #[test]
 fn which_node() {
     let two = |one: Value, other: Value| [("n1", one), ("n2", other)];
-    check(
-        "the emptier",
-        &two(json!({"allocatable": {"cpu": "2"}}), json!({})),
-        json!({}),
-        "p -> n2",
-    );
+    check("the emptier", &two(json!({"allocatable": {"cpu": "2"}}), json!({})), json!({}), "p -> n2");
     check(
         "a taint is avoided",
-        &two(
-            json!({"taints": taint("PreferNoSchedule")}),
-            json!({"allocatable": {"cpu": "2"}}),
-        ),
+        &two(json!({"taints": taint("PreferNoSchedule")}), json!({"allocatable": {"cpu": "2"}})),
         json!({}),
         "p -> n2",
     );
     check(
         "a tolerated taint is not",
-        &two(
-            json!({"taints": taint("PreferNoSchedule")}),
-            json!({"allocatable": {"cpu": "2"}}),
-        ),
+        &two(json!({"taints": taint("PreferNoSchedule")}), json!({"allocatable": {"cpu": "2"}})),
         json!({"tolerations": [{"operator": "Exists"}]}),
         "p -> n1",
     );
     check(
         "a preferred label",
-        &two(
-            json!({"labels": {"zone": "a"}, "allocatable": {"cpu": "2"}}),
-            json!({"labels": {"zone": "b"}}),
-        ),
+        &two(json!({"labels": {"zone": "a"}, "allocatable": {"cpu": "2"}}), json!({"labels": {"zone": "b"}})),
         json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
             {"weight": 1, "preference": {
                 "matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}],
@@ -132,10 +108,7 @@ fn pods_without_requests_spread() {
     for name in ["a", "b", "c", "d", "e", "f"] {
         cluster.scheduler.apply(Event::PodChanged(&pod(name, &json!({}))));
     }
-    assert_eq!(
-        cluster.decide(),
-        ["a -> n1", "b -> n2", "c -> n3", "d -> n1", "e -> n2", "f -> n3"]
-    );
+    assert_eq!(cluster.decide(), ["a -> n1", "b -> n2", "c -> n3", "d -> n1", "e -> n2", "f -> n3"]);
 }
 
 #[test]
@@ -149,12 +122,7 @@ fn higher_priority_first_then_first_come() {
     let full = "0/1 nodes are available: 1 Insufficient cpu.";
     assert_eq!(
         decided,
-        [
-            "b -> n1".to_string(),
-            "d -> n1".to_string(),
-            format!("a: {full}"),
-            format!("c: {full}")
-        ]
+        ["b -> n1".to_string(), "d -> n1".to_string(), format!("a: {full}"), format!("c: {full}")]
     );
 }
 
@@ -165,20 +133,9 @@ fn a_waiting_pod_wakes_when_it_fits_and_hears_only_news() {
     let full = "big: 0/1 nodes are available: 1 Insufficient cpu.";
     assert_eq!(cluster.pod("big", json!({"requests": {"cpu": "2"}})), [full]);
     let nothing: [&str; 0] = [];
-    assert_eq!(
-        cluster.node("n1", json!({"allocatable": {"cpu": "1500m"}})),
-        nothing,
-        "still too small"
-    );
-    assert_eq!(
-        cluster.node("n1", json!({"labels": {"a": "b"}, "allocatable": {"cpu": "1"}})),
-        nothing
-    );
-    assert_eq!(
-        cluster.node("n2", json!({"taints": taint("NoSchedule")})),
-        nothing,
-        "no help"
-    );
+    assert_eq!(cluster.node("n1", json!({"allocatable": {"cpu": "1500m"}})), nothing, "still too small");
+    assert_eq!(cluster.node("n1", json!({"labels": {"a": "b"}, "allocatable": {"cpu": "1"}})), nothing);
+    assert_eq!(cluster.node("n2", json!({"taints": taint("NoSchedule")})), nothing, "no help");
     assert_eq!(cluster.node("n2", json!({})), ["big -> n2"], "the taint is gone");
 }
 
@@ -187,18 +144,9 @@ fn a_pod_that_leaves_makes_room() {
     let mut cluster = Cluster::new();
     cluster.node("n1", json!({"allocatable": {"pods": "1"}}));
     assert_eq!(cluster.pod("a", json!({})), ["a -> n1"]);
-    assert_eq!(
-        cluster.pod("b", json!({})),
-        ["b: 0/1 nodes are available: 1 Too many pods."]
-    );
-    assert_eq!(
-        cluster.pod("a", json!({"nodeName": "n1", "phase": "Succeeded"})),
-        ["b -> n1"]
-    );
-    assert_eq!(
-        cluster.pod("c", json!({})),
-        ["c: 0/1 nodes are available: 1 Too many pods."]
-    );
+    assert_eq!(cluster.pod("b", json!({})), ["b: 0/1 nodes are available: 1 Too many pods."]);
+    assert_eq!(cluster.pod("a", json!({"nodeName": "n1", "phase": "Succeeded"})), ["b -> n1"]);
+    assert_eq!(cluster.pod("c", json!({})), ["c: 0/1 nodes are available: 1 Too many pods."]);
     assert_eq!(cluster.apply(Event::PodRemoved("b")), ["c -> n1"]);
 }
 
@@ -230,23 +178,12 @@ fn a_failed_bind_gives_the_room_back_and_is_tried_again() {
     cluster.node("n1", json!({"allocatable": {"pods": "1"}}));
     let nothing: [&str; 0] = [];
     assert_eq!(cluster.pod("a", json!({})), ["a -> n1"]);
-    assert_eq!(
-        cluster.pod("a", json!({})),
-        nothing,
-        "a late report of the time before"
-    );
-    assert_eq!(
-        cluster.apply(Event::BindFailed("a")),
-        nothing,
-        "not before the pause is over"
-    );
+    assert_eq!(cluster.pod("a", json!({})), nothing, "a late report of the time before");
+    assert_eq!(cluster.apply(Event::BindFailed("a")), nothing, "not before the pause is over");
     assert_eq!(cluster.apply(Event::BindRetry("a")), ["a -> n1"]);
     assert_eq!(cluster.apply(Event::BindSucceeded("a")), nothing);
     assert_eq!(cluster.apply(Event::BindFailed("a")), nothing, "too late to fail");
-    assert_eq!(
-        cluster.pod("b", json!({})),
-        ["b: 0/1 nodes are available: 1 Too many pods."]
-    );
+    assert_eq!(cluster.pod("b", json!({})), ["b: 0/1 nodes are available: 1 Too many pods."]);
 }
 
 #[test]
@@ -257,11 +194,7 @@ fn pods_that_are_not_ours_to_place() {
     assert_eq!(cluster.pod("other", json!({"schedulerName": "mine"})), nothing);
     assert_eq!(cluster.pod("dying", json!({"deleted": true})), nothing);
     assert_eq!(cluster.pod("fixed", json!({"nodeName": "n1"})), nothing);
-    assert_eq!(
-        cluster.pod("p", json!({})),
-        ["p: 0/1 nodes are available: 1 Too many pods."],
-        "fixed counts"
-    );
+    assert_eq!(cluster.pod("p", json!({})), ["p: 0/1 nodes are available: 1 Too many pods."], "fixed counts");
 }
 
 #[test]
@@ -270,9 +203,6 @@ fn a_node_that_is_gone_gets_nothing() {
     cluster.node("n1", json!({}));
     assert_eq!(cluster.pod("a", json!({})), ["a -> n1"]);
     cluster.apply(Event::NodeRemoved("n1"));
-    assert_eq!(
-        cluster.pod("b", json!({})),
-        ["b: no nodes available to schedule pods"]
-    );
+    assert_eq!(cluster.pod("b", json!({})), ["b: no nodes available to schedule pods"]);
     assert_eq!(cluster.node("n2", json!({})), ["b -> n2"]);
 }

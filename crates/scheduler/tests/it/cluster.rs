@@ -11,9 +11,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        Self {
-            scheduler: Scheduler::new(),
-        }
+        Self { scheduler: Scheduler::new() }
     }
 
     /// Adds or changes a node with 4 CPUs, 8 GiB and 10 pods; `spec` may hold `labels`, `taints`,
@@ -65,11 +63,8 @@ pub(crate) fn node(name: &str, spec: &Value) -> Node {
 /// is the pod's, but `phase` and `deleted` go where they belong.
 pub(crate) fn pod(name: &str, spec: &Value) -> Pod {
     let mut spec = spec.clone();
-    let mut take = |field: &str| {
-        spec.as_object_mut()
-            .and_then(|spec| spec.remove(field))
-            .unwrap_or(Value::Null)
-    };
+    let mut take =
+        |field: &str| spec.as_object_mut().and_then(|spec| spec.remove(field)).unwrap_or(Value::Null);
     let (requests, ports, phase) = (take("requests"), take("ports"), take("phase"));
     let deleted = (take("deleted") == json!(true)).then_some("2026-01-01T00:00:00Z");
     let container = json!({"name": "c", "resources": {"requests": requests}, "ports": ports});

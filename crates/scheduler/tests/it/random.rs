@@ -81,11 +81,7 @@ impl History {
             10 => self.retry(),
             _ => self.repeat_reports(),
         }
-        let batch = if self.dice.one_in(3) {
-            self.dice.below(4) as usize
-        } else {
-            usize::MAX
-        };
+        let batch = if self.dice.one_in(3) { self.dice.below(4) as usize } else { usize::MAX };
         let decisions = self.scheduler.schedule(batch);
         self.compare(&decisions, batch);
     }
@@ -103,8 +99,7 @@ impl History {
             name,
         };
         self.reference.nodes.retain(|node| node.name != changed.name);
-        self.scheduler
-            .apply(Event::NodeChanged(&node(&changed.name, &changed.spec())));
+        self.scheduler.apply(Event::NodeChanged(&node(&changed.name, &changed.spec())));
         self.reference.nodes.push(changed);
     }
 
@@ -133,8 +128,7 @@ impl History {
                 node: None,
                 told: false,
             };
-            self.scheduler
-                .apply(Event::PodChanged(&pod(&added.name, &added.spec())));
+            self.scheduler.apply(Event::PodChanged(&pod(&added.name, &added.spec())));
             self.reference.pods.push(added);
         }
     }
@@ -148,8 +142,7 @@ impl History {
         if removed.state == State::Placed && self.dice.one_in(2) {
             let mut spec = removed.spec();
             spec["phase"] = "Succeeded".into();
-            self.scheduler
-                .apply(Event::PodChanged(&pod(&removed.name, &spec)));
+            self.scheduler.apply(Event::PodChanged(&pod(&removed.name, &spec)));
         } else {
             self.scheduler.apply(Event::PodRemoved(&removed.name));
         }
@@ -157,12 +150,7 @@ impl History {
 
     /// The API answers some binds; the informer shows some pods before or without the answer.
     fn end_binds(&mut self) {
-        for pod_state in self
-            .reference
-            .pods
-            .iter_mut()
-            .filter(|pod| pod.state == State::Binding)
-        {
+        for pod_state in self.reference.pods.iter_mut().filter(|pod| pod.state == State::Binding) {
             match self.dice.below(4) {
                 0 => {}
                 1 => {
@@ -176,20 +164,14 @@ impl History {
                 }
                 _ => {
                     pod_state.state = State::Placed;
-                    self.scheduler
-                        .apply(Event::PodChanged(&pod(&pod_state.name, &pod_state.spec())));
+                    self.scheduler.apply(Event::PodChanged(&pod(&pod_state.name, &pod_state.spec())));
                 }
             }
         }
     }
 
     fn retry(&mut self) {
-        for pod_state in self
-            .reference
-            .pods
-            .iter_mut()
-            .filter(|pod| pod.state == State::Failed)
-        {
+        for pod_state in self.reference.pods.iter_mut().filter(|pod| pod.state == State::Failed) {
             pod_state.state = State::Waiting;
             self.scheduler.apply(Event::BindRetry(&pod_state.name));
         }
@@ -198,12 +180,10 @@ impl History {
     /// Reports that bring nothing new change nothing.
     fn repeat_reports(&mut self) {
         for known in &self.reference.nodes {
-            self.scheduler
-                .apply(Event::NodeChanged(&node(&known.name, &known.spec())));
+            self.scheduler.apply(Event::NodeChanged(&node(&known.name, &known.spec())));
         }
         for known in &self.reference.pods {
-            self.scheduler
-                .apply(Event::PodChanged(&pod(&known.name, &known.spec())));
+            self.scheduler.apply(Event::PodChanged(&pod(&known.name, &known.spec())));
         }
     }
 
@@ -219,13 +199,8 @@ impl History {
                     self.place(&pod.name, node);
                 }
                 Decision::Unschedulable { pod, .. } => {
-                    let told = self
-                        .reference
-                        .pods
-                        .iter_mut()
-                        .find(|known| known.name == pod.name);
-                    told.unwrap_or_else(|| panic!("seed {seed}: {} is gone", pod.name))
-                        .told = true;
+                    let told = self.reference.pods.iter_mut().find(|known| known.name == pod.name);
+                    told.unwrap_or_else(|| panic!("seed {seed}: {} is gone", pod.name)).told = true;
                 }
                 Decision::Gated { pod } => panic!("seed {seed}: {} has no gates", pod.name),
             }
@@ -234,11 +209,7 @@ impl History {
         if placed < batch {
             let left = self.reference.next().map(|pod| pod.name.as_str());
             assert_eq!(left, None, "seed {seed}: this pod fits somewhere");
-            let mut waiting = self
-                .reference
-                .pods
-                .iter()
-                .filter(|pod| pod.state == State::Waiting);
+            let mut waiting = self.reference.pods.iter().filter(|pod| pod.state == State::Waiting);
             let untold = waiting.find(|pod| !pod.told).map(|pod| pod.name.as_str());
             assert_eq!(untold, None, "seed {seed}: this pod does not know why it waits");
         }
@@ -249,10 +220,7 @@ impl History {
         let index = self.reference.pods.iter().position(|pod| pod.name == name);
         let index = index.unwrap_or_else(|| panic!("seed {seed}: {name} is gone"));
         let best = self.reference.best(&self.reference.pods[index]);
-        assert!(
-            best.contains(&node),
-            "seed {seed}: {name} went to {node}, not to one of {best:?}"
-        );
+        assert!(best.contains(&node), "seed {seed}: {name} went to {node}, not to one of {best:?}");
         let pod_state = &mut self.reference.pods[index];
         pod_state.state = State::Binding;
         pod_state.node = Some(node.to_string());

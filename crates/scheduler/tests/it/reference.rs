@@ -24,11 +24,8 @@ pub(crate) struct RefNode {
 
 impl RefNode {
     pub(crate) fn spec(&self) -> Value {
-        let taints: Vec<Value> = self
-            .taint
-            .iter()
-            .map(|effect| json!({"key": "t", "effect": effect}))
-            .collect();
+        let taints: Vec<Value> =
+            self.taint.iter().map(|effect| json!({"key": "t", "effect": effect})).collect();
         json!({
             "labels": {"zone": self.zone, "host": self.name},
             "taints": taints,
@@ -118,9 +115,7 @@ pub(crate) struct Reference {
 
 impl Reference {
     fn on<'a>(&'a self, node: &'a RefNode) -> impl Iterator<Item = &'a RefPod> {
-        self.pods
-            .iter()
-            .filter(move |pod| pod.node.as_ref() == Some(&node.name))
+        self.pods.iter().filter(move |pod| pod.node.as_ref() == Some(&node.name))
     }
 
     pub(crate) fn fits(&self, pod: &RefPod, node: &RefNode) -> bool {
@@ -132,13 +127,9 @@ impl Reference {
         !node.unschedulable
             && (!hard_taint || pod.tolerates)
             && pod.zone.is_none_or(|zone| zone == node.zone)
-            && !there
-                .iter()
-                .any(|other| pod.port.is_some() && other.port == pod.port)
+            && !there.iter().any(|other| pod.port.is_some() && other.port == pod.port)
             && enough(pod.cpu.unwrap_or(0), node.cpu, &|pod| pod.cpu.unwrap_or(0))
-            && enough(pod.memory.unwrap_or(0), node.memory, &|pod| {
-                pod.memory.unwrap_or(0)
-            })
+            && enough(pod.memory.unwrap_or(0), node.memory, &|pod| pod.memory.unwrap_or(0))
             && enough(pod.gpus, node.gpus, &|pod| pod.gpus)
             && enough(1, node.pods, &|_| 1)
     }
@@ -158,16 +149,8 @@ impl Reference {
             }
         };
         let (cpu, memory) = (permille(cpu, node.cpu), permille(memory, node.memory));
-        let taint = if node.taint.is_some() && !pod.tolerates {
-            500
-        } else {
-            1000
-        };
-        let preferred = if pod.preferred_zone == Some(node.zone) {
-            1000
-        } else {
-            0
-        };
+        let taint = if node.taint.is_some() && !pod.tolerates { 500 } else { 1000 };
+        let preferred = if pod.preferred_zone == Some(node.zone) { 1000 } else { 0 };
         let room = (1000 - (cpu + memory) / 2) + (1000 - (cpu - memory).abs() / 2);
         (3 * taint + 2 * preferred + room, Reverse(self.on(node).count()))
     }
@@ -177,11 +160,7 @@ impl Reference {
         let fitting: Vec<&RefNode> = self.nodes.iter().filter(|node| self.fits(pod, node)).collect();
         let best = fitting.iter().map(|node| self.score(pod, node)).max();
         let is_best = |node: &&RefNode| Some(self.score(pod, node)) == best;
-        fitting
-            .into_iter()
-            .filter(is_best)
-            .map(|node| node.name.as_str())
-            .collect()
+        fitting.into_iter().filter(is_best).map(|node| node.name.as_str()).collect()
     }
 
     /// The pod whose turn it is: of those that fit somewhere, the first in the queue.
