@@ -38,11 +38,7 @@ struct Attributes {
 
 impl Item {
     fn new(kv: &KeyValue) -> Self {
-        Self {
-            key: kv.key.clone(),
-            bytes: kv.value.clone(),
-            parsed: OnceLock::new(),
-        }
+        Self { key: kv.key.clone(), bytes: kv.value.clone(), parsed: OnceLock::new() }
     }
 
     fn attributes(&self) -> &Attributes {

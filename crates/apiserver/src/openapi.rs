@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::error::ApiError;
 use crate::respond::{self, ApiResponse};
 
+mod gnostic;
+
 /// Where schemas stand in a document.
 #[derive(Clone, Copy)]
 enum Dialect {
@@ -33,6 +35,9 @@ impl Dialect {
 /// `/openapi/v2`.
 pub(crate) fn v2(registry: &Registry, headers: &HeaderMap) -> ApiResponse {
     let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    if accept.contains(gnostic::MEDIA_TYPE) {
+        return gnostic::answer(registry);
+    }
     if !accept.contains("json") && !accept.contains("*/*") {
         let error =
             ApiError::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", "only application/json is served");

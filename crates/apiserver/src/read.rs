@@ -13,7 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use sampan_api::registry::Kind;
 use sampan_api::selector::{FieldSelector, LabelSelector};
-use sampan_store::{Range, Revision};
+use sampan_store::{Range, Revision, StoreError};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -160,9 +160,7 @@ impl ApiServer {
             Some(revision) => {
                 let current = self.store.revision();
                 if revision > current.0 {
-                    return Err(
-                        sampan_store::StoreError::Future { requested: Revision(revision), current }.into()
-                    );
+                    return Err(StoreError::Future { requested: Revision(revision), current }.into());
                 }
                 self.cache.wait_for(revision).await;
             }
@@ -204,7 +202,7 @@ impl ApiServer {
                 limit: if limit == 0 { 0 } else { limit - items.len() },
             };
             let page = self.store.range(range).await.map_err(|e| match e {
-                sampan_store::StoreError::Compacted { .. } => ApiError::continue_expired(),
+                StoreError::Compacted { .. } => ApiError::continue_expired(),
                 other => other.into(),
             })?;
             more = page.more;
@@ -270,6 +268,10 @@ impl ApiServer {
             }
             watcher.initial(&self.cache, &kind.resource(), query.get("sendInitialEvents").is_some());
         } else {
+            let current = self.store.revision();
+            if let Some(requested) = revision.map(Revision).filter(|requested| *requested > current) {
+                return Err(StoreError::Future { requested, current }.into());
+            }
             let from = match revision {
                 Some(0) | None => self.store.revision().0,
                 Some(revision) => revision,

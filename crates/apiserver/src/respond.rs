@@ -96,6 +96,13 @@ pub(crate) fn json_bytes(code: StatusCode, bytes: impl Into<Bytes>) -> ApiRespon
     response
 }
 
+/// An answer of bytes of another type.
+pub(crate) fn bytes_of(media_type: &'static str, bytes: Vec<u8>) -> ApiResponse {
+    let mut response = json_bytes(StatusCode::OK, bytes);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
 /// An answer of a JSON value.
 pub(crate) fn json_value(code: StatusCode, value: &Value) -> ApiResponse {
     json_bytes(code, value.to_string())

@@ -214,6 +214,8 @@ fn cluster_ip(admission: &Admission<'_>, object: &mut Value, held: &mut Held, er
             }
         },
         same if same == had => same.parse().ok(),
+        // Changing it is not allowed; the kind's own rule says so.
+        _ if !had.is_empty() => return,
         text => match text.parse::<Ipv4Addr>() {
             Ok(address) if !allocator.range.contains(address) => {
                 errors.invalid(

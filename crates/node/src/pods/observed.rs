@@ -122,7 +122,11 @@ impl Run {
             } else {
                 status.finished_at
             },
-            exit_code: if is_lost { 137 } else { status.exit_code },
+            exit_code: match (is_lost, status.reason.as_str()) {
+                (true, _) => 137,
+                (false, START_ERROR) => START_ERROR_CODE,
+                _ => status.exit_code,
+            },
             reason: if is_lost { STATUS_UNKNOWN.to_string() } else { status.reason.clone() },
             message: status.message.clone(),
             image: status.image.clone(),
@@ -285,6 +289,12 @@ pub(crate) fn run_from_status(status: &api::ContainerStatus, now: i64) -> Option
     run.backoff_base = 0;
     Some(run)
 }
+
+/// Reason of a container whose process could not be started, and its exit code: through CRI every such container ends
+/// with 128, whatever a shell would say.
+pub(crate) const START_ERROR: &str = "StartError";
+/// See [`START_ERROR`].
+pub(crate) const START_ERROR_CODE: i32 = 128;
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use sampan_runtime::{
 
 use super::container_config;
 use super::model::{Planned, PodModel};
-use super::observed::{Run, RunState, Sandbox, Teardown};
+use super::observed::{Run, RunState, START_ERROR, START_ERROR_CODE, Sandbox, Teardown};
 use crate::context::Context;
 use crate::downward::PodFacts;
 use crate::error::{NodeError, chain, is_conflict, is_not_found};
@@ -353,9 +353,7 @@ impl Operations {
             Err(error) => {
                 let message = chain(&error);
                 events.container_warning(&model.pod, &path, "Failed", &format!("Error: {message}"));
-                let exit_code =
-                    if let RuntimeError::Start { exit_code, .. } = error { exit_code } else { 128 };
-                let run = failed_run(&order, id, exit_code, &message, planned, &image.id);
+                let run = failed_run(&order, id, &message, planned, &image.id);
                 Done::StartFailed { container: order.container, run, message }
             }
         }
@@ -578,7 +576,6 @@ fn forgive_missing(result: Result<(), RuntimeError>) -> Result<(), RuntimeError>
 fn failed_run(
     order: &StartOrder,
     id: ContainerId,
-    exit_code: i32,
     message: &str,
     planned: &Planned,
     image_id: &str,
@@ -592,8 +589,8 @@ fn failed_run(
         state: RunState::Exited,
         started_at: now,
         finished_at: now,
-        exit_code,
-        reason: "StartError".to_string(),
+        exit_code: START_ERROR_CODE,
+        reason: START_ERROR.to_string(),
         message: message.to_string(),
         image: planned.spec.image.clone().unwrap_or_default(),
         image_id: image_id.to_string(),

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(|source| OpenError::io("open", &path, source))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
@@ -70,7 +72,9 @@ pub(super) fn write_whole(
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
     let written = (|| {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&temporary)?;
+        // Secrets are in it: nobody but the owner reads it, wherever it is copied to.
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         let mut writer = BufWriter::with_capacity(1 << 18, file);
         content(&mut writer)?;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
