@@ -11,6 +11,8 @@ use crate::schema::{FieldType, Type, Types};
 /// Deeper documents are refused: upstream's decoders stop at 10,000, far beyond what any type needs and too deep for a
 /// recursive walk on a small stack.
 const MAX_DEPTH: usize = 128;
+/// Longer lists are refused: rules and merges compare elements with each other, and no honest object comes near.
+const MAX_ITEMS: usize = 8192;
 /// At most this many problems are reported one by one.
 const MAX_PROBLEMS: usize = 100;
 
@@ -51,6 +53,9 @@ pub fn parse_json(bytes: &[u8], strictness: &mut Strictness) -> Result<Value, De
     deserializer.end().map_err(syntax)?;
     Ok(value)
 }
+
+/// What a list longer than [`MAX_ITEMS`] is answered with.
+const TOO_MANY_ITEMS: &str = "a list has more than 8192 elements";
 
 fn syntax(error: serde_json::Error) -> DecodeError {
     // serde_json's own recursion limit is MAX_DEPTH as well.
@@ -102,6 +107,9 @@ impl<'de> Visitor<'de> for Document<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
+            if items.len() > MAX_ITEMS {
+                return Err(de::Error::custom(TOO_MANY_ITEMS));
+            }
             let path = format!("{}[{}]", self.path, items.len());
             match seq.next_element_seed(Document { path, strictness: self.strictness })? {
                 Some(item) => items.push(item),
@@ -211,6 +219,9 @@ impl Walk<'_> {
                 };
             }
             FieldType::List(element) => match value.as_array_mut() {
+                Some(items) if items.len() > MAX_ITEMS => {
+                    return Err(DecodeError::Type(TOO_MANY_ITEMS.to_owned()));
+                }
                 Some(items) => {
                     for (i, item) in items.iter_mut().enumerate() {
                         self.field(element, item, &format!("{path}[{i}]"), depth + 1)?;
@@ -344,6 +355,10 @@ mod tests {
     fn depth_and_syntax() {
         let mut strictness = Strictness::default();
         assert_eq!(parse_json(&b"[".repeat(100_000), &mut strictness), Err(DecodeError::Depth));
+        let long = format!("[{}0]", "0,".repeat(MAX_ITEMS + 1));
+        assert!(
+            matches!(parse_json(long.as_bytes(), &mut strictness), Err(DecodeError::Syntax(m)) if m.contains("8192"))
+        );
         for bytes in [&b"{"[..], b"{} x", b"\xff", b"", b"{\"a\":}"] {
             assert!(matches!(parse_json(bytes, &mut strictness), Err(DecodeError::Syntax(_))), "{bytes:?}");
         }

@@ -125,6 +125,9 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// More problems of one object are not told: a body of some megabytes can hold hundreds of thousands.
+const MAX_ERRORS: usize = 100;
+
 /// All wrong fields of an object, in the order they were found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Errors(pub Vec<FieldError>);
@@ -143,6 +146,9 @@ impl Errors {
         self.0.extend(other.0);
     }
     fn push(&mut self, kind: ErrorKind, field: &Path, value: Option<Value>, detail: String) {
+        if self.0.len() >= MAX_ERRORS {
+            return;
+        }
         self.0.push(FieldError { kind, field: field.to_string(), value, detail });
     }
     /// The field must be given.

@@ -27,6 +27,12 @@ pub enum PatchError {
     TooManyOperations(usize),
 }
 
+/// Bytes that all copies of one JSON patch may add: a patch of a few lines can otherwise double a document at every
+/// step.
+const MAX_COPIED: usize = 3 << 20;
+/// Deeper documents are refused, as when they are read: everything that walks a document recurses.
+const MAX_DEPTH: usize = 128;
+
 /// Applies a JSON patch (RFC 6902).
 pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), PatchError> {
     let operations = patch.as_array().map_or(0, Vec::len);
@@ -35,7 +41,58 @@ pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), PatchError> 
     }
     let patch: json_patch::Patch = serde_json::from_value(patch)
         .map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))?;
-    json_patch::patch(document, &patch).map_err(|e| PatchError::DoesNotApply(e.to_string()))
+    let mut copied = 0;
+    for operation in &patch.0 {
+        copied += check_growth(document, operation)?;
+        if copied > MAX_COPIED {
+            return Err(PatchError::Malformed(format!(
+                "the copies of the patch exceed the limit of {MAX_COPIED} bytes"
+            )));
+        }
+        // The document is the caller's own copy: a failed patch needs no undoing.
+        json_patch::patch_unsafe(document, std::slice::from_ref(operation))
+            .map_err(|e| PatchError::DoesNotApply(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Refuses an operation that would make the document too deep; bytes that it copies.
+fn check_growth(document: &Value, operation: &json_patch::PatchOperation) -> Result<usize, PatchError> {
+    use json_patch::PatchOperation as Op;
+    let (path, value) = match operation {
+        Op::Add(add) => (&add.path, Some(&add.value)),
+        Op::Replace(replace) => (&replace.path, Some(&replace.value)),
+        Op::Move(from) => (&from.path, document.pointer(from.from.as_str())),
+        Op::Copy(from) => (&from.path, document.pointer(from.from.as_str())),
+        Op::Remove(_) | Op::Test(_) => return Ok(0),
+    };
+    let Some(value) = value else { return Ok(0) };
+    let levels = path.as_str().matches('/').count();
+    if levels + depth(value) > MAX_DEPTH {
+        return Err(PatchError::Malformed("exceeded max depth".to_owned()));
+    }
+    Ok(if matches!(operation, Op::Copy(_)) { size(value) } else { 0 })
+}
+
+/// Levels below a value. Both walks are bounded because no document is ever deeper than [`MAX_DEPTH`].
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Bytes of a value, about as JSON writes them.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(size).sum::<usize>() + items.len() + 2,
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>() + 2
+        }
+        _ => 8,
+    }
 }
 
 /// Applies a merge patch (RFC 7386).
@@ -65,6 +122,22 @@ mod tests {
             json_patch(&mut document, Value::Array(many)),
             Err(PatchError::TooManyOperations(_))
         ));
+    }
+
+    #[test]
+    fn patches_do_not_grow_without_bound() {
+        let deeper = json!([{"op": "copy", "from": "/a", "path": "/a/x"}]);
+        let mut document = json!({"a": {}});
+        let mut refused = false;
+        for _ in 0..200 {
+            refused |= json_patch(&mut document, deeper.clone()).is_err();
+        }
+        assert!(refused && depth(&document) <= MAX_DEPTH);
+        let mut document = json!({"a": "x".repeat(1 << 20)});
+        let doubling: Vec<Value> =
+            (0..30).map(|i| json!({"op": "copy", "from": "", "path": format!("/b{i}")})).collect();
+        assert!(matches!(json_patch(&mut document, Value::Array(doubling)), Err(PatchError::Malformed(_))));
+        assert!(size(&document) < 8 * MAX_COPIED);
     }
 
     #[test]

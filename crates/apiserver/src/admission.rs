@@ -7,6 +7,7 @@ mod addresses;
 mod namespace;
 mod node;
 mod pod;
+mod rbac;
 
 use std::sync::Arc;
 
@@ -31,7 +32,6 @@ pub(crate) struct Admission<'a> {
     /// `None` on create.
     pub(crate) old: Option<&'a Value>,
     pub(crate) view: View,
-    pub(crate) dry_run: bool,
 }
 
 impl Admission<'_> {
@@ -52,7 +52,7 @@ type Validate = fn(&Admission<'_>, &Value) -> Result<(), ApiError>;
 const MUTATING: &[Mutate] =
     &[namespace::name_label, pod::service_account, pod::priority, pod::default_tolerations];
 
-const VALIDATING: &[Validate] = &[node::restriction];
+const VALIDATING: &[Validate] = &[node::restriction, rbac::no_escalation];
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
@@ -83,7 +83,6 @@ pub(crate) fn validate_delete(server: &ApiServer, call: &WriteCall<'_>, old: &Va
         user: call.user,
         old: Some(old),
         view: call.view,
-        dry_run: call.dry_run,
     };
     node::restrict_delete(&admission, old)
 }

@@ -79,7 +79,10 @@ fn slim(document: &mut Value) {
             fields.retain(|_, value| !value.is_array() && !value.is_object());
         }
     }
-    object.retain(|_, part| !part.is_array());
+    // No selector names the content of config maps and secrets.
+    object.retain(|key, part| {
+        !part.is_array() && !["data", "stringData", "binaryData"].contains(&key.as_str())
+    });
 }
 
 /// A change of one object.
@@ -218,9 +221,19 @@ impl ResourceCache {
         self.changed.subscribe()
     }
 
-    fn apply(&self, event: &Event) {
-        let revision = event.kv.mod_revision.0;
+    /// Applies events of one revision; nobody sees a part of them.
+    fn apply_all<'a>(&self, events: impl Iterator<Item = &'a Event>) {
         let mut state = self.write();
+        for event in events {
+            state.apply(event);
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, event: &Event) {
+        let revision = event.kv.mod_revision.0;
+        let state = self;
         let previous = state.items.get(&event.kv.key).cloned();
         let item = if event.deleted {
             state.items.remove(&event.kv.key);
@@ -278,8 +291,10 @@ impl WatchCache {
     }
 
     fn apply(&self, events: &[Event], revision: Revision) {
-        for event in events {
-            self.resource(resource_of(&event.kv.key)).apply(event);
+        for run in events.chunk_by(|a, b| resource_of(&a.kv.key) == resource_of(&b.kv.key)) {
+            if let Some(first) = run.first() {
+                self.resource(resource_of(&first.kv.key)).apply_all(run.iter());
+            }
         }
         self.progress.send_replace(revision.0);
         // Watchers wake after the whole transaction is visible.
@@ -346,12 +361,12 @@ mod tests {
     fn events_are_typed_and_ordered() {
         let cache = ResourceCache::new(0);
         let object = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"nodeName": "n"}});
-        cache.apply(&put("/pods/d/a", 1, &object));
-        cache.apply(&put("/pods/d/a", 2, &object));
+        cache.apply_all(std::iter::once(&put("/pods/d/a", 1, &object)));
+        cache.apply_all(std::iter::once(&put("/pods/d/a", 2, &object)));
         let mut delete = put("/pods/d/a", 2, &object);
         delete.deleted = true;
         delete.kv.mod_revision = Revision(3);
-        cache.apply(&delete);
+        cache.apply_all(std::iter::once(&delete));
         let (events, revision) = cache.events_after(0).expect("kept");
         let types: Vec<&str> = events.iter().map(|e| e.plain_type()).collect();
         assert_eq!((types, revision), (vec!["ADDED", "MODIFIED", "DELETED"], 3));
@@ -367,7 +382,7 @@ mod tests {
         let cache = ResourceCache::new(0);
         let object = json!({"metadata": {"name": "a"}});
         for revision in 1..=(RING_EVENTS as u64 + 10) {
-            cache.apply(&put("/pods/d/a", revision, &object));
+            cache.apply_all(std::iter::once(&put("/pods/d/a", revision, &object)));
         }
         assert!(cache.events_after(5).is_err());
         assert!(!cache.covers(5) && cache.covers(10));
@@ -378,7 +393,7 @@ mod tests {
     fn prefixes_do_not_mix() {
         let cache = ResourceCache::new(0);
         for key in ["/pods/a/x", "/pods/a/y", "/pods/ab/z"] {
-            cache.apply(&put(key, 1, &json!({"metadata": {}})));
+            cache.apply_all(std::iter::once(&put(key, 1, &json!({"metadata": {}}))));
         }
         assert_eq!(cache.list("/pods/a/").len(), 2);
         assert_eq!(cache.list("/pods/").len(), 3);

@@ -131,9 +131,28 @@ impl ApiServer {
                 kind.singular, path.name
             )));
         };
+        if !is_proxyable(address) {
+            return Err(ApiError::bad_request("address not allowed"));
+        }
         let address = std::net::SocketAddr::new(address, port);
         let stream = connector.address(address).await.map_err(unreachable)?;
         forward(request, stream, &target, &address.to_string()).await
+    }
+}
+
+/// A pod says itself which address it has: it must not lead to this machine's own services.
+fn is_proxyable(address: std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(a) => {
+            !(a.is_loopback()
+                || a.is_link_local()
+                || a.is_unspecified()
+                || a.is_multicast()
+                || a.is_broadcast())
+        }
+        std::net::IpAddr::V6(a) => {
+            !(a.is_loopback() || a.is_unspecified() || a.is_multicast() || a.is_unicast_link_local())
+        }
     }
 }
 

@@ -170,10 +170,14 @@ fn plain_verb(method: &Method) -> &'static str {
     }
 }
 
-/// Subresources that open a connection: any method, authorised as `create` by POST and `get` by GET.
-const CONNECT: &[&str] = &["exec", "attach", "portforward", "proxy"];
+/// Subresources that open a connection. Whoever may run something must be allowed to `create`, also when the client
+/// opens it by GET, as WebSocket clients must (Kubernetes 1.35 and later).
+const CONNECT: &[&str] = &["exec", "attach", "portforward"];
 
 fn resource_verb(method: &Method, path: &ResourcePath, query: &Query) -> &'static str {
+    if CONNECT.contains(&path.subresource.as_str()) {
+        return if matches!(*method, Method::GET | Method::POST) { "create" } else { "other" };
+    }
     match *method {
         Method::GET | Method::HEAD => {
             let watching = path.watch_prefix || query.flag("watch") && query.get("watch").is_some();
@@ -190,13 +194,7 @@ fn resource_verb(method: &Method, path: &ResourcePath, query: &Query) -> &'stati
         Method::PATCH => "patch",
         Method::DELETE if path.name.is_empty() => "deletecollection",
         Method::DELETE => "delete",
-        _ => {
-            if CONNECT.contains(&path.subresource.as_str()) {
-                "create"
-            } else {
-                "other"
-            }
-        }
+        _ => "other",
     }
 }
 
@@ -245,6 +243,12 @@ mod tests {
             "/apis/apps/v1/namespaces/a/deployments",
             "deletecollection",
             Some(("apps", "v1", "deployments", "a", "", "")),
+        );
+        check(
+            Method::GET,
+            "/api/v1/namespaces/a/pods/p/exec",
+            "create",
+            Some(("", "v1", "pods", "a", "p", "exec")),
         );
         check(Method::GET, "/version", "get", None);
         check(Method::GET, "/api", "get", None);

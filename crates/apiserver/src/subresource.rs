@@ -57,13 +57,11 @@ impl ApiServer {
         }
         let (parts, body) = request.into_parts();
         let body = read_body(body).await?;
-        let document = read_document(
-            &content_type(&parts.headers),
-            body_type(subresource),
-            &body,
-            &mut Strictness::default(),
-        )?;
+        let mut strictness = Strictness::default();
+        let mut document =
+            read_document(&content_type(&parts.headers), body_type(subresource), &body, &mut strictness)?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
+        call.conform(body_type(subresource), &mut document, &mut strictness)?;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,
             Subresource::Eviction => self.evict(&call, &document).await,
@@ -130,6 +128,9 @@ impl ApiServer {
     /// `authentication.k8s.io/v1.TokenRequest` for a service account.
     async fn token(&self, call: &WriteCall<'_>, mut request: Value) -> Result<ApiResponse, ApiError> {
         let account = parse(&self.current(call).await?)?;
+        if request["spec"].is_null() {
+            request["spec"] = json!({});
+        }
         let lifetime = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
         if lifetime < MIN_SECONDS {
             return Err(ApiError::bad_request("may not specify a duration less than 10 minutes"));

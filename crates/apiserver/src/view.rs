@@ -100,7 +100,9 @@ impl View {
             }
             Self::Resize => {
                 for list in ["containers", "initContainers"] {
-                    copy_resources(&mut new["spec"][list], &document["spec"][list]);
+                    if let Some(containers) = new.pointer_mut(&format!("/spec/{list}")) {
+                        copy_resources(containers, &document["spec"][list]);
+                    }
                 }
             }
         }

@@ -148,7 +148,7 @@ impl<'a> WriteCall<'a> {
     }
 
     /// Drops or reports unknown fields, refuses wrong types.
-    fn conform(
+    pub(crate) fn conform(
         &self,
         schema: &str,
         document: &mut Value,
@@ -282,31 +282,29 @@ fn durability(kind: &Kind, namespace: &str) -> Durability {
 
 /// Everything but metadata and status: what `generation` counts.
 fn same_spec(a: &Value, b: &Value) -> bool {
-    let part = |object: &Value| -> Vec<(String, Value)> {
-        let fields = object.as_object().into_iter().flatten();
-        fields
-            .filter(|(k, _)| *k != "metadata" && *k != "status")
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
-    };
-    part(a) == part(b)
+    same_but(a, b, &["metadata", "status"])
 }
 
-/// The same but for `managedFields` and the revision: not worth a write.
+/// The same fields with the same values, some left out.
+fn same_but(a: &Value, b: &Value, left_out: &[&str]) -> bool {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+    let counted = |key: &&String| !left_out.contains(&key.as_str());
+    a.keys().filter(counted).count() == b.keys().filter(counted).count()
+        && a.iter().filter(|(key, _)| counted(key)).all(|(key, value)| b.get(key) == Some(value))
+}
+
+/// The same but for the revision and the times of `managedFields`: not worth a write.
 fn same_object(a: &Value, b: &Value) -> bool {
-    let plain = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(metadata) = object["metadata"].as_object_mut() {
-            metadata.remove("resourceVersion");
-            if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
-                for entry in entries {
-                    entry["time"] = Value::Null;
-                }
-            }
-        }
-        object
+    let managers = |object: &'_ Value| object["metadata"]["managedFields"].as_array().map_or(0, Vec::len);
+    let same_managers = || {
+        let (a, b) = (&a["metadata"]["managedFields"], &b["metadata"]["managedFields"]);
+        let pairs = a.as_array().into_iter().flatten().zip(b.as_array().into_iter().flatten());
+        pairs.into_iter().all(|(a, b)| same_but(a, b, &["time"]))
     };
-    plain(a) == plain(b)
+    same_but(a, b, &["metadata"])
+        && same_but(&a["metadata"], &b["metadata"], &["resourceVersion", "managedFields"])
+        && managers(a) == managers(b)
+        && same_managers()
 }
 
 impl ApiServer {
@@ -365,7 +363,6 @@ impl ApiServer {
             user: call.user,
             old: None,
             view: call.view,
-            dry_run: call.dry_run,
         };
         let held = admission::mutate(&admission, &mut object).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -545,7 +542,6 @@ impl ApiServer {
             user: call.user,
             old: Some(&old),
             view: call.view,
-            dry_run: call.dry_run,
         };
         let held = admission::mutate(&admission, &mut new).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);

@@ -22,6 +22,10 @@ const PATIENCE: i64 = 20;
 pub(crate) fn main(args: &DownArgs) -> Result<(), Failure> {
     crate::require_root("down")?;
     let paths = Paths::new(&args.directories);
+    if !paths.pid().exists() && !paths.cluster().exists() {
+        println!("nothing to end in {}", paths.data.display());
+        return Ok(());
+    }
     end_platform(&paths.pid())?;
     // A platform that failed before it decided anything left directories and nothing else.
     if let Some(cluster) = Cluster::load(&paths)? {

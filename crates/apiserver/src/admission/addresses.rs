@@ -65,13 +65,14 @@ pub(crate) struct Held {
     allocator: Arc<Allocator>,
     addresses: Vec<Ipv4Addr>,
     ports: Vec<(String, u16)>,
+    /// What the object had and no longer names: free once the write is stored.
+    freed: (Vec<Ipv4Addr>, Vec<(String, u16)>),
 }
 
 impl Held {
-    /// The object that uses it is stored.
+    /// The object that uses it is stored. What is left for the drop is what the object gave up.
     pub(crate) fn commit(mut self) {
-        self.addresses.clear();
-        self.ports.clear();
+        (self.addresses, self.ports) = std::mem::take(&mut self.freed);
     }
 }
 
@@ -163,14 +164,19 @@ fn ports_of(service: &Value) -> Vec<(String, u16)> {
 /// Gives a service the addresses and ports it needs and has not got.
 pub(super) fn allocate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
     let allocator = &admission.server.allocator;
-    let mut held = Held { allocator: allocator.clone(), addresses: Vec::new(), ports: Vec::new() };
+    let mut held = Held {
+        allocator: allocator.clone(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
+        freed: Default::default(),
+    };
     if !admission.is("", "services") || admission.view != View::Object {
         return Ok(held);
     }
     let mut errors = Errors::new();
     let service_type = object["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
     if service_type == "ExternalName" {
-        release_unused(admission, object);
+        held.freed = given_up(admission, object);
         return Ok(held);
     }
     cluster_ip(admission, object, &mut held, &mut errors);
@@ -187,7 +193,7 @@ pub(super) fn allocate(admission: &Admission<'_>, object: &mut Value) -> Result<
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         return Err(ApiError::invalid(admission.kind, name, &errors));
     }
-    release_unused(admission, object);
+    held.freed = given_up(admission, object);
     Ok(held)
 }
 
@@ -304,18 +310,14 @@ fn node_ports(admission: &Admission<'_>, object: &mut Value, held: &mut Held, er
     }
 }
 
-/// What an update no longer names is free again. A write that then fails leaves the old service without its claim for a
-/// moment; the claim is renewed when the service is next written or read at start.
-fn release_unused(admission: &Admission<'_>, object: &Value) {
-    let Some(old) = admission.old.filter(|_| !admission.dry_run) else { return };
+/// What an update no longer names.
+fn given_up(admission: &Admission<'_>, object: &Value) -> (Vec<Ipv4Addr>, Vec<(String, u16)>) {
+    let Some(old) = admission.old else { return Default::default() };
     let (addresses, ports) = (addresses_of(object), ports_of(object));
-    let mut taken = admission.server.allocator.lock();
-    for address in addresses_of(old).iter().filter(|a| !addresses.contains(a)) {
-        taken.addresses.remove(address);
-    }
-    for port in ports_of(old).iter().filter(|p| !ports.contains(p)) {
-        taken.ports.remove(port);
-    }
+    (
+        addresses_of(old).into_iter().filter(|a| !addresses.contains(a)).collect(),
+        ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect(),
+    )
 }
 
 #[cfg(test)]

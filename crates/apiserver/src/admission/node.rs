@@ -16,7 +16,13 @@ pub(crate) fn node_of(user: &User) -> Option<&str> {
 }
 
 pub(super) fn restriction(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
-    let Some(node) = node_of(admission.user) else { return Ok(()) };
+    let Some(node) = node_of(admission.user) else {
+        return if admission.user.is_in(NODES) {
+            Err(admission.forbidden(object, "unknown node"))
+        } else {
+            Ok(())
+        };
+    };
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let refuse = |why: String| Err(admission.forbidden(object, why));
     match (&*admission.kind.group, &*admission.kind.plural) {

@@ -57,20 +57,71 @@ impl Rule {
                 || self.resource_names.iter().any(|name| name == question.name))
     }
 
+    /// `pods`, `pods/log`, `*/log` and `*` are understood; `pods/*` is not, as in Kubernetes.
     fn names_resource(&self, question: &Attributes<'_>) -> bool {
         self.resources.iter().any(|resource| {
-            if resource == "*" {
-                return true;
-            }
-            match (resource.split_once('/'), question.subresource) {
-                (None, "") => resource == question.resource,
-                (Some(("*", sub)), asked) => sub == asked,
-                (Some((resource, sub)), asked) => {
-                    resource == question.resource && (sub == asked || sub == "*")
+            resource == "*"
+                || match (resource.split_once('/'), question.subresource) {
+                    (None, "") => resource == question.resource,
+                    (Some(_), "") | (None, _) => false,
+                    (Some((of, subresource)), asked) => {
+                        subresource == asked && (of == "*" || of == question.resource)
+                    }
                 }
-                (None, _) => false,
-            }
         })
+    }
+
+    /// The rule taken apart into rules of one verb, one group, one resource and one name, or one verb and one address.
+    fn atoms(&self) -> Vec<Rule> {
+        let one = |text: &String| vec![text.clone()];
+        let mut atoms = Vec::new();
+        for verb in &self.verbs {
+            for url in &self.non_resource_urls {
+                atoms.push(Rule { verbs: one(verb), non_resource_urls: one(url), ..Rule::default() });
+            }
+            for group in &self.api_groups {
+                for resource in &self.resources {
+                    let atom = Rule {
+                        verbs: one(verb),
+                        api_groups: one(group),
+                        resources: one(resource),
+                        ..Rule::default()
+                    };
+                    if self.resource_names.is_empty() {
+                        atoms.push(atom.clone());
+                    }
+                    atoms.extend(
+                        self.resource_names
+                            .iter()
+                            .map(|name| Rule { resource_names: one(name), ..atom.clone() }),
+                    );
+                }
+            }
+        }
+        atoms
+    }
+
+    /// Whether this rule allows everything that `atom` allows. A `*` in the atom is covered by a `*` only.
+    fn covers(&self, atom: &Rule) -> bool {
+        let held = |mine: &[String], theirs: &[String]| theirs.iter().all(|wanted| holds(mine, wanted));
+        let names = self.resource_names.is_empty()
+            || (!atom.resource_names.is_empty()
+                && atom.resource_names.iter().all(|name| self.resource_names.contains(name)));
+        let resources = atom.resources.iter().all(|wanted| {
+            holds(&self.resources, wanted)
+                || wanted
+                    .split_once('/')
+                    .is_some_and(|(_, subresource)| self.resources.contains(&format!("*/{subresource}")))
+        });
+        let urls = atom.non_resource_urls.iter().all(|wanted| {
+            self.non_resource_urls.iter().any(|url| match url.strip_suffix('*') {
+                Some(prefix) => wanted.starts_with(prefix),
+                None => url == wanted,
+            })
+        });
+        held(&self.verbs, &atom.verbs)
+            && urls
+            && (atom.resources.is_empty() || (held(&self.api_groups, &atom.api_groups) && resources && names))
     }
 }
 
@@ -140,6 +191,34 @@ impl Rbac {
             })
     }
 
+    /// The first part of `rules` that `user` does not hold in `namespace` (empty: everywhere).
+    pub(crate) fn not_held(&self, user: &User, namespace: &str, rules: &[Rule]) -> Option<Rule> {
+        let current = self.current();
+        let held: Vec<&Rule> = current
+            .bindings
+            .iter()
+            .filter(|binding| binding.namespace.is_empty() || binding.namespace == namespace)
+            .filter(|binding| binding.subjects.iter().any(|subject| subject.is(user)))
+            .flat_map(|binding| binding.rules.iter())
+            .collect();
+        let atoms = rules.iter().flat_map(Rule::atoms);
+        atoms.into_iter().find(|atom| !held.iter().any(|rule| rule.covers(atom)))
+    }
+
+    /// The rules of the role that a binding in `namespace` names; none when there is no such role.
+    pub(crate) fn rules_behind(&self, role_ref: &Value, namespace: &str) -> Vec<Rule> {
+        self.role(role_ref, namespace).map(|role| rules_in(&role)).unwrap_or_default()
+    }
+
+    fn role(&self, role_ref: &Value, namespace: &str) -> Option<Value> {
+        let name = role_ref["name"].as_str()?;
+        let (resource, key) = match role_ref["kind"].as_str()? {
+            "ClusterRole" => (RESOURCES[0], format!("/{}/{name}", RESOURCES[0])),
+            _ => (RESOURCES[2], format!("/{}/{namespace}/{name}", RESOURCES[2])),
+        };
+        serde_json::from_slice(&self.cache.resource(resource).get(&key)?.bytes).ok()
+    }
+
     /// All rules that hold for `user` in `namespace`, as `SelfSubjectRulesReview` shows them.
     pub(crate) fn rules_of(&self, user: &User, namespace: &str) -> Value {
         let mut rules: Vec<Rule> = Vec::new();
@@ -198,17 +277,15 @@ impl Rbac {
     fn binding(&self, item: &Item) -> Option<Binding> {
         let object: Value = serde_json::from_slice(&item.bytes).ok()?;
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
-        let name = object["roleRef"]["name"].as_str()?;
-        let role_key = match object["roleRef"]["kind"].as_str()? {
-            "ClusterRole" => (RESOURCES[0], format!("/{}/{name}", RESOURCES[0])),
-            _ => (RESOURCES[2], format!("/{}/{namespace}/{name}", RESOURCES[2])),
-        };
-        let role = self.cache.resource(role_key.0).get(&role_key.1)?;
-        let role: Value = serde_json::from_slice(&role.bytes).ok()?;
+        let role = self.role(&object["roleRef"], &namespace)?;
         let subjects = serde_json::from_value(object["subjects"].clone()).unwrap_or_default();
-        let rules = serde_json::from_value(role["rules"].clone()).unwrap_or_default();
-        Some(Binding { namespace, subjects, rules: Arc::new(rules) })
+        Some(Binding { namespace, subjects, rules: Arc::new(rules_in(&role)) })
     }
+}
+
+/// The rules of a role.
+pub(crate) fn rules_in(role: &Value) -> Vec<Rule> {
+    serde_json::from_value(role["rules"].clone()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -239,7 +316,8 @@ mod tests {
             (rule(&["get"], &[""], &["pods"], &[]), get("pods", "", "a"), true),
             (rule(&["get"], &[""], &["pods"], &[]), get("pods", "log", "a"), false),
             (rule(&["get"], &[""], &["pods/log"], &[]), get("pods", "log", "a"), true),
-            (rule(&["get"], &[""], &["pods/*"], &[]), get("pods", "log", "a"), true),
+            (rule(&["get"], &[""], &["pods/*"], &[]), get("pods", "log", "a"), false),
+            (rule(&["get"], &[""], &["pods/*"], &[]), get("pods", "", "a"), false),
             (rule(&["get"], &[""], &["*/log"], &[]), get("pods", "log", "a"), true),
             (rule(&["*"], &["*"], &["*"], &[]), get("pods", "log", "a"), true),
             (rule(&["list"], &[""], &["pods"], &[]), get("pods", "", "a"), false),
@@ -258,6 +336,26 @@ mod tests {
                 && urls.allows(&path("/api/v1"))
                 && !urls.allows(&path("/metrics"))
         );
+    }
+
+    #[test]
+    fn covering() {
+        let wide = rule(&["get", "list"], &[""], &["pods", "*/log"], &[]);
+        let named = rule(&["get"], &[""], &["pods"], &["a"]);
+        let all = rule(&["*"], &["*"], &["*"], &[]);
+        let rows = [
+            (&wide, rule(&["get"], &[""], &["pods"], &["a"]), true),
+            (&wide, rule(&["get"], &[""], &["pods/log"], &[]), true),
+            (&wide, rule(&["*"], &[""], &["pods"], &[]), false),
+            (&wide, rule(&["get"], &["apps"], &["pods"], &[]), false),
+            (&named, rule(&["get"], &[""], &["pods"], &[]), false),
+            (&named, rule(&["get"], &[""], &["pods"], &["a"]), true),
+            (&all, rule(&["*"], &["*"], &["*"], &[]), true),
+            (&wide, rule(&["get"], &["*"], &["pods"], &[]), false),
+        ];
+        for (mine, asked, expected) in rows {
+            assert!(asked.atoms().iter().all(|atom| mine.covers(atom)) == expected, "{mine:?} {asked:?}");
+        }
     }
 
     #[test]

@@ -18,8 +18,12 @@ const ANSWERED_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+p
 /// The document.
 pub(super) fn answer(registry: &Registry) -> ApiResponse {
     let info = [text(1, "Kubernetes"), text(2, sampan_api::schema::version())].concat();
-    let paths: Vec<u8> =
-        registry.kinds().iter().filter(|kind| kind.stored()).flat_map(|kind| message(2, &path(kind))).collect();
+    let paths: Vec<u8> = registry
+        .kinds()
+        .iter()
+        .filter(|kind| kind.stored())
+        .flat_map(|kind| message(2, &path(kind)))
+        .collect();
     let document = [text(1, "2.0"), message(2, &info), message(8, &paths)].concat();
     respond::bytes_of(ANSWERED_TYPE, document)
 }

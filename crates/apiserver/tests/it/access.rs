@@ -107,3 +107,86 @@ async fn a_node_touches_only_what_is_its_own() {
         .await
         .expect(403);
 }
+
+#[tokio::test]
+async fn nobody_gives_away_what_they_do_not_have() {
+    let world = World::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({
+        "metadata": {"name": "role-maker"},
+        "rules": [
+            {"verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]},
+        ],
+    });
+    world.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    let binding = |name: &str, to: &str| {
+        json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": to},
+            "subjects": [{"kind": "User", "name": "eve", "apiGroup": "rbac.authorization.k8s.io"}],
+        })
+    };
+    let bindings = format!("{rbac}/namespaces/default/rolebindings");
+    world.post(&bindings, &binding("eve", "role-maker")).await.expect(201);
+    world.get(&format!("{rbac}/rolebindings")).await.expect(200);
+    let eve = || User::known("eve", &[]);
+    let try_binding = |name: &'static str, to: &'static str| {
+        world.send_as(eve(), Method::POST, &bindings, JSON, binding(name, to).to_string())
+    };
+    let refused = try_binding("more", "cluster-admin").await.expect(403);
+    assert!(refused["message"].as_str().is_some_and(|m| m.contains("not currently held")), "{refused}");
+    // `*` in her own rule holds `bind` for roles, but not for cluster roles.
+    try_binding("same", "role-maker").await.expect(201);
+    let secrets = json!({"metadata": {"name": "s"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]});
+    let roles = format!("{rbac}/namespaces/default/roles");
+    // `*` in her own rule holds `escalate` for roles of her namespace, as in Kubernetes.
+    world.send_as(eve(), Method::POST, &roles, JSON, secrets.to_string()).await.expect(201);
+}
+
+#[tokio::test]
+async fn bodies_of_questions_and_actions_may_be_anything() {
+    let world = World::new().await;
+    let core = "/api/v1/namespaces/default";
+    world
+        .post(&format!("{core}/serviceaccounts"), &json!({"metadata": {"name": "default"}}))
+        .await
+        .expect(201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    world.post(&format!("{core}/pods"), &pod).await.expect(201);
+    let paths = [
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews".to_owned(),
+        "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(),
+        format!("{core}/serviceaccounts/default/token"),
+        format!("{core}/pods/p/binding"),
+        format!("{core}/pods/p/eviction"),
+    ];
+    let bodies = [
+        "[]",
+        "5",
+        "\"x\"",
+        "null",
+        r#"{"spec": "x"}"#,
+        r#"{"spec": []}"#,
+        r#"{"metadata": 5}"#,
+        r#"{"target": [], "deleteOptions": 1}"#,
+    ];
+    for path in &paths {
+        for body in bodies {
+            let answer = world.send(Method::POST, path, JSON, body).await;
+            assert!(answer.code < 500, "{path} {body}: {} {}", answer.code, answer.body);
+        }
+    }
+    let annotated = json!({"target": {"name": "n"}, "metadata": {"annotations": {"a": {"b": 1}}}});
+    world.post(&format!("{core}/pods/p/binding"), &annotated).await.expect(400);
+}
+
+#[tokio::test]
+async fn a_view_cannot_be_deleted() {
+    let world = World::new().await;
+    world.delete("/apis/apps/v1/namespaces/default/deployments/d/scale").await.expect(405);
+    world.delete("/api/v1/pods").await.expect(405);
+    world.delete("/api/v1/namespaces").await.expect(405);
+    world.get("/api/v1/namespaces/default/status/x/y").await.expect(404);
+}

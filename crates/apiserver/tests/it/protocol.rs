@@ -127,6 +127,12 @@ async fn services_get_addresses_once() {
     assert!(address.starts_with("10.43.0.") && one["spec"]["ports"][0]["nodePort"].is_u64());
     world.post(services, &service("b", json!(address))).await.expect(422);
     world.post(services, &service("b", json!("192.168.1.1"))).await.expect(422);
+    // A refused change gives nothing away.
+    let broken = json!({"spec": {"ports": [{"port": 80, "nodePort": 30999}], "selector": {"bad key!": "x"}}});
+    world.patch(&format!("{services}/a"), MERGE, &broken).await.expect(422);
+    let mut same_port = service("c", Value::Null);
+    same_port["spec"]["ports"][0]["nodePort"] = one["spec"]["ports"][0]["nodePort"].clone();
+    world.post(services, &same_port).await.expect(422);
     world.delete(&format!("{services}/a")).await.expect(200);
     world.post(services, &service("b", json!(address))).await.expect(201);
 }
