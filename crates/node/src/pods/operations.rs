@@ -573,13 +573,7 @@ fn forgive_missing(result: Result<(), RuntimeError>) -> Result<(), RuntimeError>
     }
 }
 
-fn failed_run(
-    order: &StartOrder,
-    id: ContainerId,
-    message: &str,
-    planned: &Planned,
-    image_id: &str,
-) -> Run {
+fn failed_run(order: &StartOrder, id: ContainerId, message: &str, planned: &Planned, image_id: &str) -> Run {
     let now = now();
     Run {
         id,
