@@ -11,12 +11,13 @@ use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Map, Value, json};
 
 use crate::admission;
+use crate::books::{durability, is_finished, seconds};
 use crate::encode;
 use crate::error::ApiError;
 use crate::read::{Selection, collection_prefix};
 use crate::request::Query;
 use crate::server::ApiServer;
-use crate::write::{WriteCall, is_finished, parse, seconds};
+use crate::write::{WriteCall, parse};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -164,7 +165,7 @@ impl ApiServer {
             let put = Op::Put {
                 key: current.key.clone(),
                 value: encode::for_store(&new),
-                durability: sampan_store::Durability::Durable,
+                durability: durability(call.kind, call.namespace),
             };
             let compare = vec![Compare::ModRevision(current.key.clone(), current.mod_revision)];
             if let TransactionResult::Committed { mut puts, .. } =

@@ -9,6 +9,7 @@
 
 mod admission;
 mod auth;
+mod books;
 mod bootstrap;
 mod cache;
 mod delete;

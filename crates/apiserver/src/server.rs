@@ -355,7 +355,7 @@ impl ApiServer {
             "get" if view == View::Scale => {
                 let kv = self.store.get(&kind.store_key(namespace, name)).await?;
                 let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
-                respond::json_bytes(StatusCode::OK, view.bytes(kv.value, kind))
+                respond::json_bytes(StatusCode::OK, view.bytes(kv.value))
             }
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,

@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use crate::admission::node_of;
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
+use crate::books::seconds;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse};
 use crate::server::{ApiServer, content_type, read_body, read_document};
 use crate::view::View;
-use crate::write::{WriteCall, parse, seconds};
+use crate::write::{WriteCall, parse};
 
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;

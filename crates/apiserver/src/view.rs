@@ -8,8 +8,7 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
-use crate::error::ApiError;
-use crate::write::copy_field;
+use crate::books::copy_field;
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +65,7 @@ impl View {
     }
 
     /// The document a client sees.
-    pub(crate) fn of(self, object: &Value, _kind: &Kind) -> Value {
+    pub(crate) fn of(self, object: &Value) -> Value {
         match self {
             Self::Scale => scale_of(object),
             _ => object.clone(),
@@ -74,21 +73,21 @@ impl View {
     }
 
     /// The bytes a client gets for an object's bytes.
-    pub(crate) fn bytes(self, bytes: Bytes, kind: &Kind) -> Bytes {
+    pub(crate) fn bytes(self, bytes: Bytes) -> Bytes {
         match self {
             Self::Scale => {
                 let object = serde_json::from_slice(&bytes).unwrap_or_default();
-                self.of(&object, kind).to_string().into()
+                self.of(&object).to_string().into()
             }
             _ => bytes,
         }
     }
 
     /// The object with a changed document put back into it.
-    pub(crate) fn merge_into(self, old: &Value, document: Value, _kind: &Kind) -> Result<Value, ApiError> {
+    pub(crate) fn merge_into(self, old: &Value, document: Value) -> Value {
         let mut new = old.clone();
         match self {
-            Self::Object => return Ok(document),
+            Self::Object => return document,
             Self::Status => copy_field(&mut new, &document, "status"),
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);
@@ -106,7 +105,7 @@ impl View {
                 }
             }
         }
-        Ok(new)
+        new
     }
 }
 
