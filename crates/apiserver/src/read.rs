@@ -79,7 +79,8 @@ impl Selection {
 
 /// Prefix of the keys a collection request means.
 pub(crate) fn collection_prefix(kind: &Kind, namespace: &str) -> String {
-    if namespace.is_empty() { kind.store_prefix() } else { format!("{}{namespace}/", kind.store_prefix()) }
+    let prefix = kind.store_prefix();
+    if namespace.is_empty() { prefix.to_owned() } else { format!("{prefix}{namespace}/") }
 }
 
 fn parse_revision(query: &Query) -> Result<Option<u64>, ApiError> {
@@ -166,7 +167,7 @@ impl ApiServer {
             }
             None => self.cache.wait_for(self.store.revision().0).await,
         }
-        let snapshot = self.cache.snapshot(&kind.resource(), &prefix);
+        let snapshot = self.cache.snapshot(kind.resource(), &prefix);
         let mut items: Vec<&Arc<Item>> =
             snapshot.items.iter().filter(|item| selection.is_all() || selection.contains(item)).collect();
         let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
@@ -230,7 +231,7 @@ impl ApiServer {
         projection: Projection,
     ) -> Result<ApiResponse, ApiError> {
         let selection = Selection::parse(kind, query)?;
-        let resource = self.cache.resource(&kind.resource());
+        let resource = self.cache.resource(kind.resource());
         // A watch of one object is a watch of its key.
         let prefix = if name.is_empty() {
             collection_prefix(kind, namespace)
@@ -266,7 +267,7 @@ impl ApiServer {
             if revision != Some(0) {
                 self.cache.wait_for(revision.unwrap_or(0).max(self.store.revision().0)).await;
             }
-            watcher.initial(&self.cache, &kind.resource(), query.get("sendInitialEvents").is_some());
+            watcher.initial(&self.cache, kind.resource(), query.get("sendInitialEvents").is_some());
         } else {
             let current = self.store.revision();
             if let Some(requested) = revision.map(Revision).filter(|requested| *requested > current) {

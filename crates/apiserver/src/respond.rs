@@ -246,7 +246,7 @@ impl Projection {
     }
 
     fn row(&self, object: Value) -> Value {
-        let cells = (self.kind.table_row)(&object, Timestamp::now());
+        let cells = self.kind.cells(&object, Timestamp::now());
         match self.include {
             Include::None => json!({"cells": cells}),
             Include::Metadata => json!({"cells": cells, "object": partial(&object)}),

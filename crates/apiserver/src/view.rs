@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
+use sampan_api::schema::Schema;
 use serde_json::{Value, json};
 
 use crate::books::copy_field;
@@ -26,6 +27,16 @@ pub(crate) enum View {
     /// Ephemeral containers of a pod.
     EphemeralContainers,
 }
+
+/// Type, `apiVersion` and `kind` of a view's documents.
+#[derive(Clone, Copy)]
+pub(crate) struct DocumentType<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) api_version: &'a str,
+    pub(crate) kind: &'a str,
+}
+
+static SCALE_SCHEMA: Schema = Schema::Table("io.k8s.api.autoscaling.v1.Scale");
 
 impl View {
     /// The view behind a subresource, if it is one.
@@ -52,15 +63,13 @@ impl View {
         }
     }
 
-    /// Type name, `apiVersion` and `kind` of the document.
-    pub(crate) fn schema(self, kind: &Kind) -> (String, String, String) {
+    /// What kind of document it is.
+    pub(crate) fn document(self, kind: &Kind) -> DocumentType<'_> {
         match self {
-            Self::Scale => (
-                "io.k8s.api.autoscaling.v1.Scale".to_owned(),
-                "autoscaling/v1".to_owned(),
-                "Scale".to_owned(),
-            ),
-            _ => (kind.schema.to_string(), kind.api_version(), kind.kind.to_string()),
+            Self::Scale => {
+                DocumentType { schema: &SCALE_SCHEMA, api_version: "autoscaling/v1", kind: "Scale" }
+            }
+            _ => DocumentType { schema: &kind.schema, api_version: kind.api_version(), kind: &kind.kind },
         }
     }
 
@@ -85,9 +94,12 @@ impl View {
 
     /// The object with a changed document put back into it.
     pub(crate) fn merge_into(self, old: &Value, document: Value) -> Value {
+        if self == Self::Object {
+            return document;
+        }
         let mut new = old.clone();
         match self {
-            Self::Object => return document,
+            Self::Object => {}
             Self::Status => copy_field(&mut new, &document, "status"),
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);

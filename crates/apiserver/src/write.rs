@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
-use sampan_api::decode::{self, DecodeError, Strictness};
+use sampan_api::decode::{DecodeError, Strictness};
 use sampan_api::kind::Subresource;
+use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
 use sampan_api::patch::{self, PatchError, strategic};
 use sampan_api::registry::Kind;
-use sampan_api::{defaults, metadata};
+use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
 
@@ -27,7 +28,7 @@ use crate::encode;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::server::ApiServer;
-use crate::view::View;
+use crate::view::{DocumentType, View};
 
 /// How often a server-made change is retried after somebody else was faster.
 const MAX_CONFLICTS: usize = 64;
@@ -154,11 +155,11 @@ impl<'a> WriteCall<'a> {
     /// Drops or reports unknown fields, refuses wrong types.
     pub(crate) fn conform(
         &self,
-        schema: &str,
+        schema: &Schema,
         document: &mut Value,
         strictness: &mut Strictness,
     ) -> Result<(), ApiError> {
-        decode::conform(schema, document, strictness).map_err(|e| self.undecodable(&e))
+        schema.conform(document, strictness).map_err(|e| self.undecodable(&e))
     }
 
     fn undecodable(&self, error: &DecodeError) -> ApiError {
@@ -188,9 +189,8 @@ impl<'a> WriteCall<'a> {
     }
 
     /// Checks and completes the identity of a document from the client.
-    fn identify(&self, document: &mut Value, schema_kind: (&str, &str)) -> Result<(), ApiError> {
-        let (api_version, kind) = schema_kind;
-        for (field, expected) in [("apiVersion", api_version), ("kind", kind)] {
+    fn identify(&self, document: &mut Value, of: DocumentType<'_>) -> Result<(), ApiError> {
+        for (field, expected) in [("apiVersion", of.api_version), ("kind", of.kind)] {
             match document[field].as_str() {
                 None | Some("") => document[field] = expected.into(),
                 Some(found) if found == expected => {}
@@ -243,7 +243,7 @@ impl ApiServer {
         let kind = call.kind;
         call.conform(&kind.schema, &mut document, &mut strictness)?;
         let warnings = call.judge(strictness)?;
-        call.identify(&mut document, (&kind.api_version(), &kind.kind))?;
+        call.identify(&mut document, call.view.document(kind))?;
         if document["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty()) {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -279,7 +279,7 @@ impl ApiServer {
             fields.remove("status");
         }
         (kind.strategy.prepare_create)(&mut object);
-        defaults::apply(&kind.schema, &mut object);
+        kind.schema.fill_in_defaults(&mut object);
         (kind.strategy.default)(&mut object);
         let admission = Admission {
             server: self,
@@ -297,8 +297,8 @@ impl ApiServer {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
         admission::validate(&admission, &object)?;
-        let (api_version, time) = (kind.api_version(), seconds(call.now));
-        let manager = call.manager(&api_version, &time);
+        let time = seconds(call.now);
+        let manager = call.manager(kind.api_version(), &time);
         match merged {
             Some(merged) => merged.track(&mut object, &manager),
             None => apply::track_update(&kind.schema, None, &mut object, &manager),
@@ -351,13 +351,13 @@ impl ApiServer {
                 Change::Replace(wanted) => (wanted.clone(), strictness.clone()),
                 patch => (patched(call, document, patch)?, Strictness::default()),
             };
-            let (schema, api_version, kind_name) = call.view.schema(call.kind);
-            call.conform(&schema, &mut wanted, &mut found)?;
+            let document_type = call.view.document(call.kind);
+            call.conform(document_type.schema, &mut wanted, &mut found)?;
             if !seen_problems {
                 warnings = call.judge(found)?;
                 seen_problems = true;
             }
-            call.identify(&mut wanted, (&api_version, &kind_name))?;
+            call.identify(&mut wanted, document_type)?;
             let revision = wanted["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             let conditional = !revision.is_empty()
                 && !matches!(change, Change::Merge(p) | Change::Strategic(p) if p["metadata"].get("resourceVersion").is_none());
@@ -392,7 +392,7 @@ impl ApiServer {
         if configuration["apiVersion"].is_null() || configuration["kind"].is_null() {
             return Err(ApiError::bad_request("apiVersion and kind must be set in an apply configuration"));
         }
-        call.identify(&mut configuration, (&kind.api_version(), &kind.kind))?;
+        call.identify(&mut configuration, call.view.document(kind))?;
         if !configuration["metadata"]["managedFields"].is_null() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
@@ -454,7 +454,7 @@ impl ApiServer {
         if call.view == View::Object {
             (kind.strategy.prepare_update)(&mut new, &old);
         }
-        defaults::apply(&kind.schema, &mut new);
+        kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
         let admission = Admission {
             server: self,
@@ -481,8 +481,8 @@ impl ApiServer {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
         }
-        let (api_version, time) = (kind.api_version(), seconds(call.now));
-        let manager = call.manager(&api_version, &time);
+        let time = seconds(call.now);
+        let manager = call.manager(kind.api_version(), &time);
         match merged {
             Some(merged) => merged.track(&mut new, &manager),
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
@@ -549,8 +549,7 @@ fn patched(call: &WriteCall<'_>, mut document: Value, change: &Change) -> Result
         Change::Json(patch) => patch::json_patch(&mut document, patch.clone()),
         Change::Merge(patch) => patch::merge_patch(&mut document, patch),
         Change::Strategic(patch) => {
-            let (schema, _, _) = call.view.schema(call.kind);
-            strategic::strategic_merge_patch(&schema, &mut document, patch)
+            strategic::strategic_merge_patch(call.view.document(call.kind).schema, &mut document, patch)
         }
     };
     result.map_err(|error| match error {
