@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::kind::{NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
+use crate::kind::{Conversion, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
 use crate::schema::Schema;
 
 /// Text that is constant for built-in kinds and owned for custom ones.
@@ -27,11 +27,69 @@ pub struct Column {
     pub priority: i32,
 }
 
+impl From<&crate::kind::Column> for Column {
+    fn from(column: &crate::kind::Column) -> Self {
+        Self {
+            name: column.name.into(),
+            type_: column.type_.into(),
+            format: column.format.into(),
+            description: column.description.into(),
+            priority: column.priority,
+        }
+    }
+}
+
 /// What fills the columns.
 #[derive(Clone)]
 pub enum Cells {
     /// A function of the row.
     Function(TableRow),
+}
+
+/// Where `/scale` finds its numbers: JSON pointers.
+#[derive(Clone, Debug)]
+pub struct ScalePaths {
+    /// The wanted number.
+    pub spec_replicas: Text,
+    /// The present number.
+    pub status_replicas: Text,
+    /// A label selector as text. `None`: the label selector object at `/spec/selector`.
+    pub selector: Option<Text>,
+}
+
+impl ScalePaths {
+    /// Where workloads have the wanted number.
+    pub const SPEC_REPLICAS: &'static str = "/spec/replicas";
+    /// Where workloads have the present number.
+    pub const STATUS_REPLICAS: &'static str = "/status/replicas";
+    /// The paths of workloads.
+    pub const WORKLOAD: Self = Self {
+        spec_replicas: Text::Borrowed(Self::SPEC_REPLICAS),
+        status_replicas: Text::Borrowed(Self::STATUS_REPLICAS),
+        selector: None,
+    };
+}
+
+/// How the objects of a version lie in the store.
+#[derive(Clone)]
+pub enum Stored {
+    /// As they are.
+    AsIs,
+    /// In the form of another built-in version.
+    As(Conversion),
+    /// As one of the versions of a custom resource.
+    Custom(Arc<CustomStorage>),
+}
+
+/// What must be known to read the stored objects of a custom resource.
+#[derive(Clone, Debug)]
+pub struct CustomStorage {
+    /// `GROUP/VERSION` in which objects are written.
+    pub api_version: String,
+    /// Converts between versions; without it they differ in their `apiVersion` only.
+    pub webhook: Option<Value>,
+    /// Objects last written before this revision may lack defaults that the schema has now.
+    pub defaults_since: Option<u64>,
 }
 
 /// A kind as the pipeline sees it. Where nothing else is said the fields are those of [`Row`].
@@ -56,6 +114,8 @@ pub struct Kind {
     pub name_rule: NameRule,
     pub status_on_create: bool,
     pub generation: bool,
+    pub stored_as: Stored,
+    pub scale: ScalePaths,
     pub strategy: Strategy,
     names: Names,
 }
@@ -65,15 +125,18 @@ pub struct Kind {
 struct Names {
     api_version: String,
     resource: String,
+    stored_resource: String,
     store_prefix: String,
 }
 
 impl Names {
-    fn new(group: &str, version: &str, plural: &str) -> Self {
+    fn new(group: &str, version: &str, plural: &str, stored_resource: Option<&str>) -> Self {
         let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let stored_resource = stored_resource.unwrap_or(&resource).to_owned();
         Self {
             api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
-            store_prefix: format!("/{resource}/"),
+            store_prefix: format!("/{stored_resource}/"),
+            stored_resource,
             resource,
         }
     }
@@ -82,13 +145,6 @@ impl Names {
 impl From<&'static Row> for Kind {
     fn from(row: &'static Row) -> Self {
         let texts = |list: &'static [&'static str]| list.iter().map(|s| Text::Borrowed(s)).collect();
-        let column = |column: &'static crate::kind::Column| Column {
-            name: column.name.into(),
-            type_: column.type_.into(),
-            format: column.format.into(),
-            description: column.description.into(),
-            priority: column.priority,
-        };
         Self {
             group: row.group.into(),
             version: row.version.into(),
@@ -102,14 +158,16 @@ impl From<&'static Row> for Kind {
             storage: row.storage,
             subresources: row.subresources.to_vec(),
             schema: Schema::Table(row.schema),
-            columns: row.columns.iter().map(column).collect(),
+            columns: row.columns.iter().map(Column::from).collect(),
             cells: Cells::Function(row.table_row),
             field_selectors: row.field_selectors.iter().map(|(l, p)| ((*l).into(), (*p).into())).collect(),
             name_rule: row.name_rule,
             status_on_create: row.status_on_create,
             generation: row.generation,
+            stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
+            scale: ScalePaths::WORKLOAD,
             strategy: row.strategy,
-            names: Names::new(row.group, row.version, row.plural),
+            names: Names::new(row.group, row.version, row.plural, row.stored_as.map(|other| other.resource)),
         }
     }
 }
@@ -123,6 +181,12 @@ impl Kind {
     /// `pods` or `deployments.apps`, as messages name a resource.
     pub fn resource(&self) -> &str {
         &self.names.resource
+    }
+
+    /// The resource under which the objects are kept: another one than [`Kind::resource`] where two groups show the
+    /// same objects.
+    pub fn stored_resource(&self) -> &str {
+        &self.names.stored_resource
     }
 
     /// Objects live in namespaces.
@@ -216,7 +280,11 @@ impl Registry {
 
     /// Adds a kind or replaces the one at the same address.
     pub fn add(&mut self, kind: Kind) {
-        let kind = Arc::new(kind);
+        self.add_shared(Arc::new(kind));
+    }
+
+    /// [`Registry::add`] of a kind that other registries have too.
+    pub fn add_shared(&mut self, kind: Arc<Kind>) {
         let same_address = |known: &Arc<Kind>| {
             (&known.group, &known.version, &known.plural) == (&kind.group, &kind.version, &kind.plural)
         };

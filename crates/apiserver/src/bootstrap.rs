@@ -329,7 +329,7 @@ async fn create(
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let user = User::known("system:apiserver", &[MASTERS]);
     // At every start but the first all of this exists.
-    if server.cache.resource(kind.resource()).get(&kind.store_key(namespace, &name)).is_some() {
+    if server.cache.resource(kind.stored_resource()).get(&kind.store_key(namespace, &name)).is_some() {
         return Ok(false);
     }
     let call = WriteCall::internal(&kind, namespace, "", View::Object, &user);

@@ -212,8 +212,8 @@ impl Projection {
         match self.form {
             Form::Object => {
                 let head = format!(
-                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                    self.kind.kind,
+                    "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                    self.kind.list_kind,
                     self.kind.api_version()
                 );
                 let mut out = Vec::with_capacity(64 * 1024);

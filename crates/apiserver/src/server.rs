@@ -4,7 +4,7 @@
 //! verb or a subresource. Nothing here knows a kind by name but the few subresources that only one kind has.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Allocator;
 use crate::auth::rbac::{Attributes, Rbac};
@@ -61,6 +61,10 @@ pub struct ServerConfig {
 /// The API server.
 pub struct ApiServer {
     registry: RwLock<Arc<Registry>>,
+    /// Counts the registries there have been.
+    pub(crate) registry_changed: watch::Sender<u64>,
+    /// For tasks and streams that outlive a request.
+    pub(crate) me: Weak<Self>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cache: Arc<WatchCache>,
     pub(crate) rbac: Rbac,
@@ -98,7 +102,9 @@ impl ApiServer {
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
-        let server = Arc::new(Self {
+        let server = Arc::new_cyclic(|me| Self {
+            registry_changed: watch::Sender::new(0),
+            me: me.clone(),
             registry: RwLock::new(Arc::new(Registry::built_in())),
             rbac: Rbac::new(cache.clone()),
             tokens,
@@ -121,6 +127,12 @@ impl ApiServer {
     /// The kinds of this moment. A request asks once and goes by what it was given.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the kinds that are served.
+    pub(crate) fn set_registry(&self, registry: Registry) {
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+        self.registry_changed.send_modify(|version| *version += 1);
     }
 
     /// How nodes are reached for logs, exec and the like. Set once, when the first node exists.
@@ -281,7 +293,7 @@ impl ApiServer {
         let mut out = String::new();
         out.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
         for kind in self.registry().kinds().iter().filter(|k| k.stored()) {
-            let count = self.cache.resource(kind.resource()).list(kind.store_prefix()).len();
+            let count = self.cache.resource(kind.stored_resource()).list(kind.store_prefix()).len();
             out.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.resource()));
         }
         let busy = MAX_IN_FLIGHT - self.in_flight.available_permits();
@@ -360,7 +372,8 @@ impl ApiServer {
             "get" if view == View::Scale => {
                 let kv = self.store.get(&kind.store_key(namespace, name)).await?;
                 let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
-                respond::json_bytes(StatusCode::OK, view.bytes(kv.value))
+                let bytes = self.shown(kind, (&kv).into()).await?;
+                respond::json_bytes(StatusCode::OK, view.bytes(kind, bytes))
             }
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,

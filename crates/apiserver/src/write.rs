@@ -3,6 +3,7 @@
 //! Create, update, patch and apply differ only in how the wanted document comes about; from there one path leads to the
 //! store. Everything that is true for one kind only stands in its row.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use crate::encode;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::server::ApiServer;
+use crate::versions::is_current_form;
 use crate::view::{DocumentType, View};
 
 /// How often a server-made change is retried after somebody else was faster.
@@ -293,6 +295,7 @@ impl ApiServer {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
         errors.extend((kind.strategy.validate)(&object));
+        errors.extend(kind.schema.validate(&object, None));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
@@ -304,6 +307,7 @@ impl ApiServer {
             None => apply::track_update(&kind.schema, None, &mut object, &manager),
         }
         let key: Arc<str> = kind.store_key(call.namespace, &name).into();
+        let stored = self.to_storage(kind, &object).await?;
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
@@ -316,15 +320,14 @@ impl ApiServer {
         }
         let put = Op::Put {
             key: key.clone(),
-            value: encode::for_store(&object),
+            value: encode::for_store(&stored),
             durability: durability(kind, call.namespace),
         };
         match self.store.transact(Transaction { compare, ops: vec![put] }).await? {
             TransactionResult::Committed { mut puts, .. } => {
                 held.commit();
-                puts.pop()
-                    .map(|kv| kv.value)
-                    .ok_or_else(|| ApiError::internal("the store returned no object"))
+                let kv = puts.pop().ok_or_else(|| ApiError::internal("the store returned no object"))?;
+                Ok(answer(&stored, &object, kv))
             }
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
                 Err(ApiError::already_exists(kind, &name))
@@ -345,11 +348,10 @@ impl ApiServer {
         let mut retries = 0;
         loop {
             let current = self.current(call).await?;
-            let old = parse(&current)?;
-            let document = call.view.of(&old);
+            let old = self.from_storage(call.kind, parse(&current)?).await?;
             let (mut wanted, mut found) = match change {
                 Change::Replace(wanted) => (wanted.clone(), strictness.clone()),
-                patch => (patched(call, document, patch)?, Strictness::default()),
+                patch => (patched(call, call.view.of(call.kind, &old), patch)?, Strictness::default()),
             };
             let document_type = call.view.document(call.kind);
             call.conform(document_type.schema, &mut wanted, &mut found)?;
@@ -365,10 +367,14 @@ impl ApiServer {
                 return Err(ApiError::modified(call.kind, call.name));
             }
             check_uid(call, &old, &wanted)?;
-            let new = call.view.merge_into(&old, wanted);
+            let new = call.view.merge_into(call.kind, &old, wanted);
             match self.replace(call, &current, old, new, None).await? {
                 Some(bytes) => {
-                    return Ok(Written { code: StatusCode::OK, bytes: call.view.bytes(bytes), warnings });
+                    return Ok(Written {
+                        code: StatusCode::OK,
+                        bytes: call.view.bytes(call.kind, bytes),
+                        warnings,
+                    });
                 }
                 None if conditional && matches!(change, Change::Replace(_)) => {
                     return Err(ApiError::modified(call.kind, call.name));
@@ -399,7 +405,10 @@ impl ApiServer {
         let (api_version, time) = (kind.api_version(), seconds(call.now));
         for _ in 0..MAX_CONFLICTS {
             let current = self.store.get(&call.key()).await?;
-            let old = current.as_ref().map(parse).transpose()?;
+            let old = match &current {
+                Some(current) => Some(self.from_storage(kind, parse(current)?).await?),
+                None => None,
+            };
             let wanted_revision = configuration["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             if !wanted_revision.is_empty()
                 && current.as_ref().is_none_or(|kv| kv.mod_revision.0.to_string() != wanted_revision)
@@ -415,7 +424,7 @@ impl ApiServer {
             let new = merged.object.clone();
             match (current, old) {
                 (Some(current), Some(old)) => {
-                    let new = call.view.merge_into(&old, new);
+                    let new = call.view.merge_into(kind, &old, new);
                     if let Some(bytes) = self.replace(call, &current, old, new, Some(merged)).await? {
                         return Ok(Written { code: StatusCode::OK, bytes, warnings });
                     }
@@ -470,6 +479,7 @@ impl ApiServer {
         if call.view != View::Status {
             errors.extend((kind.strategy.validate)(&new));
         }
+        errors.extend(kind.schema.validate(&new, Some(&old)));
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
@@ -477,7 +487,7 @@ impl ApiServer {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
         admission::validate(&admission, &new)?;
-        if kind.generation && !same_spec(&new, &old) {
+        if kind.generation && !same_spec(kind, &new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
         }
@@ -487,19 +497,20 @@ impl ApiServer {
             Some(merged) => merged.track(&mut new, &manager),
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
         }
-        if same_object(&new, &old) {
-            return Ok(Some(current.value.clone()));
+        if same_object(&new, &old) && is_current_form(kind, &current.value) {
+            return self.shown(kind, current.into()).await.map(Some);
         }
         if call.dry_run {
             return Ok(Some(encode::with_revision(&new, current.mod_revision.0)));
         }
         let key = current.key.clone();
+        let stored = self.to_storage(kind, &new).await?;
         let op = if is_finished(&new, kind) {
             Op::Delete { key: key.clone() }
         } else {
             Op::Put {
                 key: key.clone(),
-                value: encode::for_store(&new),
+                value: encode::for_store(&stored),
                 durability: durability(kind, call.namespace),
             }
         };
@@ -508,7 +519,7 @@ impl ApiServer {
             TransactionResult::Committed { revision, mut puts } => {
                 held.commit();
                 match puts.pop() {
-                    Some(kv) => Ok(Some(kv.value)),
+                    Some(kv) => Ok(Some(answer(&stored, &new, kv))),
                     None => {
                         self.deleted(kind, &new);
                         Ok(Some(encode::with_revision(&new, revision.0)))
@@ -518,6 +529,14 @@ impl ApiServer {
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
             TransactionResult::Conflict { .. } => Ok(None),
         }
+    }
+}
+
+/// What the writer gets: the stored bytes, or the object in the writer's version.
+fn answer(stored: &Cow<'_, Value>, object: &Value, kv: KeyValue) -> Bytes {
+    match stored {
+        Cow::Borrowed(_) => kv.value,
+        Cow::Owned(_) => encode::with_revision(object, kv.mod_revision.0),
     }
 }
 

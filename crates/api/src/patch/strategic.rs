@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(name: &str, type_name: &str, document: Value, patch: Value, expected: Value) {
+    fn check(name: &str, type_name: &'static str, document: Value, patch: Value, expected: Value) {
         let mut document = document;
         strategic_merge_patch(&type_name.into(), &mut document, &patch)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
