@@ -7,6 +7,7 @@
 //! one part and are checked by the rules of that part (see [`pod::update`]).
 
 pub mod config_map;
+pub mod custom_resource_definition;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;

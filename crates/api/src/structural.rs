@@ -250,6 +250,11 @@ impl Node {
         self.type_ == NodeType::Array
     }
 
+    /// Whether a field selector may name this place: a text, a whole number or a truth value.
+    pub fn is_selectable(&self) -> bool {
+        matches!(self.type_, NodeType::String | NodeType::Integer | NodeType::Boolean)
+    }
+
     /// The place of a field of an object or a value of a map.
     fn field(&self, name: &str) -> Option<&Node> {
         self.property(name).or_else(|| self.additional())

@@ -490,3 +490,345 @@ fn nodes_say_how_they_merge() {
         ["spec.ports[1]: Duplicate value: {\"port\":1,\"protocol\":\"TCP\"}"]
     );
 }
+
+/// A schema of the size and style people use.
+fn route() -> Structural {
+    let source: Value = serde_json::from_str(include_str!("tests/route.json")).expect("the file is JSON");
+    parse(&source)
+}
+
+fn complete(schema: &Structural, spec: Value) -> Value {
+    let mut document = json!({"apiVersion": "example.com/v1", "kind": "Route", "metadata": {"name": "r"}});
+    if !spec.is_null() {
+        document["spec"] = spec;
+    }
+    let mut strictness = Strictness::default();
+    schema.prune(&mut document, &mut strictness).expect("prunes");
+    assert_eq!(strictness.problems, Vec::<String>::new());
+    schema.default(&mut document);
+    document
+}
+
+#[test]
+fn a_real_schema_completes_objects() {
+    let schema = route();
+    let path = json!({"type": "PathPrefix", "value": "/"});
+    assert_eq!(complete(&schema, Value::Null)["spec"], json!({"rules": [{"matches": [{ "path": path }]}]}));
+    let document = complete(
+        &schema,
+        json!({"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "a", "port": "http"}],
+            "filters": [{"type": "Extension", "extension": {"anything": [1]}}], "matches": [{"headers": [{"name": "h", "value": "v"}]}]}]}),
+    );
+    assert_eq!(
+        document["spec"],
+        json!({
+            "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gw"}],
+            "rules": [{
+                "backendRefs": [{"name": "a", "port": "http", "kind": "Service", "weight": 1}],
+                "filters": [{"type": "Extension", "extension": {"anything": [1]}}],
+                "matches": [{"path": path, "headers": [{"name": "h", "value": "v", "type": "Exact"}]}],
+            }],
+        })
+    );
+    assert_eq!(errors(&schema.validate(&document, None)), Vec::<String>::new());
+}
+
+#[test]
+fn a_real_schema_judges_objects() {
+    let schema = route();
+    let matches =
+        |path: &str, kind: &str| json!({"rules": [{"matches": [{"path": {"type": kind, "value": path}}]}]});
+    let rule = |rule: Value| json!({ "rules": [rule] });
+    let certificate = |certificate: Value| json!({ "certificate": certificate });
+    let rows = [
+        (matches("/a", "Exact"), ""),
+        (matches("a.*", "RegularExpression"), ""),
+        (
+            matches("a", "Exact"),
+            "spec.rules[0].matches[0].path: Invalid value: \"object\": value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']",
+        ),
+        (
+            matches("/a//b", "Exact"),
+            "spec.rules[0].matches[0].path: Invalid value: \"object\": must not contain '//'",
+        ),
+        (matches("/a b", "Exact"), "must only contain valid characters"),
+        (
+            matches("/", "Odd"),
+            "spec.rules[0].matches[0].path.type: Unsupported value: \"Odd\": supported values: \"Exact\", \"PathPrefix\", \"RegularExpression\"",
+        ),
+        (
+            json!({"rules": []}),
+            "spec.rules: Invalid value: 0: spec.rules in body should have at least 1 items",
+        ),
+        (
+            json!({"hostnames": ["a.example.com", "a.example.com"]}),
+            "spec.hostnames[1]: Duplicate value: \"a.example.com\"",
+        ),
+        (
+            json!({"hostnames": ["A"]}),
+            "spec.hostnames[0]: Invalid value: \"A\": spec.hostnames[0] in body should match",
+        ),
+        (
+            json!({"parentRefs": [{"name": "a"}, {"name": "a"}]}),
+            "spec.parentRefs: Invalid value: \"array\": sectionName must be unique",
+        ),
+        (
+            json!({"parentRefs": [{"name": "a"}, {"name": "a", "sectionName": "x"}, {"name": "a", "namespace": "n"}]}),
+            "",
+        ),
+        (
+            rule(json!({"filters": [{"type": "RequestRedirect"}]})),
+            "spec.rules[0].filters[0].requestRedirect: Required value: filter.requestRedirect must be specified for RequestRedirect filter.type",
+        ),
+        (
+            rule(json!({"filters": [{"type": "Extension", "requestRedirect": {}}]})),
+            "spec.rules[0].filters[0].requestRedirect: Forbidden: filter.requestRedirect must be nil",
+        ),
+        (
+            rule(
+                json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {}}, {"type": "RequestRedirect", "requestRedirect": {}}]}),
+            ),
+            "RequestRedirect filter cannot be repeated",
+        ),
+        (
+            rule(json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 303}}]})),
+            "Unsupported value: 303: supported values: \"301\", \"302\"",
+        ),
+        (
+            rule(json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"port": 0}}]})),
+            "spec.rules[0].filters[0].requestRedirect.port: Invalid value: 0: spec.rules[0].filters[0].requestRedirect.port in body should be greater than or equal to 1",
+        ),
+        (
+            rule(json!({"backendRefs": [{"name": "a"}]})),
+            "spec.rules[0].backendRefs[0]: Invalid value: \"object\": Must have port for Service reference",
+        ),
+        (rule(json!({"backendRefs": [{"name": "a", "port": 0}]})), "port must not be empty"),
+        (rule(json!({"backendRefs": [{"name": "a", "port": ""}]})), "port must not be empty"),
+        (
+            rule(
+                json!({"backendRefs": [{"name": "a", "port": 80}, {"name": "b", "port": "http"}, {"name": "c", "kind": "Bucket"}]}),
+            ),
+            "",
+        ),
+        (
+            rule(json!({"timeouts": {"request": "1s", "backendRequest": "2s"}})),
+            "backendRequest timeout cannot be longer than request timeout",
+        ),
+        (rule(json!({"timeouts": {"request": "0s", "backendRequest": "2s"}})), ""),
+        (
+            certificate(json!({"duration": "24h", "renewBefore": "48h"})),
+            "spec.certificate: Invalid value: \"object\": renewBefore must be shorter than duration",
+        ),
+        (certificate(json!({"duration": "24h", "renewBefore": "8h"})), ""),
+        (
+            certificate(json!({"renewBefore": "8h"})),
+            "spec.certificate: Invalid value: \"object\": no such key: duration evaluating rule: !has(self.renewBefore) || self.renewBefore < self.duration",
+        ),
+        (certificate(json!({"notAfter": "2019-01-01T00:00:00Z"})), "notAfter is in the past"),
+        (certificate(json!({"notAfter": "2029-01-01T00:00:00+02:00"})), ""),
+        (certificate(json!({"dns-names": ["a", ""]})), "names must not be empty"),
+        (certificate(json!({"limits": {"disk": 1}})), "unknown limit"),
+        (certificate(json!({"limits": {"memory": "512k"}})), "too little memory"),
+        (certificate(json!({"limits": {"memory": 2_000_000, "cpu": "500m", "a.b/c": 1}})), ""),
+        (
+            certificate(json!({"limits": {"memory": "lots"}})),
+            "spec.certificate.limits.memory: Invalid value: \"lots\"",
+        ),
+        (certificate(json!({"key": "aGk="})), ""),
+        (certificate(json!({"key": "aGkh"})), "key must have two bytes"),
+        (certificate(json!({"secretName": "taken"})), "taken may not be used for new ones"),
+    ];
+    for (spec, expected) in rows {
+        let found = errors(&schema.validate(&complete(&schema, spec.clone()), None));
+        let is_found = match expected {
+            "" => found.is_empty(),
+            _ => found.iter().any(|line| line.contains(expected)),
+        };
+        assert!(is_found, "{spec}: {found:#?}");
+    }
+    let mut document = complete(&schema, Value::Null);
+    document["metadata"]["name"] = json!("forbidden");
+    document["kind"] = json!("Other");
+    assert_eq!(
+        errors(&schema.validate(&document, None)),
+        [
+            "<nil>: Invalid value: \"object\": name is forbidden",
+            "<nil>: Invalid value: \"object\": must be a Route",
+        ]
+    );
+}
+
+#[test]
+fn transition_rules_see_the_old_value() {
+    let schema = route();
+    let condition =
+        |time: &str, kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": time});
+    let (early, late) = ("2024-01-01T00:00:00Z", "2024-06-01T00:00:00Z");
+    let with = |conditions: Vec<Value>, secret: Value| {
+        let mut document = complete(&schema, json!({"certificate": secret}));
+        document["status"] = json!({ "conditions": conditions });
+        document
+    };
+    let none = || json!({});
+    let rows = [
+        (with(vec![condition(early, "A")], none()), with(vec![condition(late, "A")], none()), ""),
+        // Elements are found by their key, not by their place.
+        (
+            with(vec![condition(late, "A"), condition(early, "B")], none()),
+            with(vec![condition(early, "B"), condition(late, "A")], none()),
+            "",
+        ),
+        (
+            with(vec![condition(early, "B"), condition(late, "A")], none()),
+            with(vec![condition(early, "A")], none()),
+            "status.conditions[0]: Invalid value: \"object\": time does not run backwards",
+        ),
+        (
+            with(vec![], json!({"secretName": "a"})),
+            with(vec![], json!({"secretName": "b"})),
+            "spec.certificate.secretName: Invalid value: \"object\": secretName is immutable",
+        ),
+        (with(vec![], none()), with(vec![], json!({"secretName": "taken"})), ""),
+    ];
+    for (old, new, expected) in rows {
+        let found = errors(&schema.validate(&new, Some(&old)));
+        let is_right = if expected.is_empty() { found.is_empty() } else { found == [expected] };
+        assert!(is_right, "{old} -> {new}: {found:?}");
+    }
+}
+
+#[test]
+fn what_did_not_change_is_not_refused_again() {
+    let schema = spec(json!({"type": "object", "properties": {
+        "size": {"type": "integer", "maximum": 10},
+        "name": {"type": "string", "x-kubernetes-validations": [{"rule": "self.startsWith('a')", "message": "must start with a"}]},
+        "limits": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 5}},
+        "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["n"],
+            "items": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}, "v": {"type": "integer", "maximum": 5}}}},
+        "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
+        "free": {"type": "string"},
+    }}));
+    let old = json!({"spec": {"size": 11, "name": "b", "limits": {"a": 9}, "ports": [{"n": 1, "v": 9}], "list": [9], "free": "x"}});
+    let changed = |field: &str, value: Value| {
+        let mut new = old.clone();
+        new["spec"][field] = value;
+        new
+    };
+    let rows = [
+        (changed("free", json!("y")), 0),
+        (changed("size", json!(12)), 1),
+        (changed("size", json!(5)), 0),
+        (changed("limits", json!({"a": 9, "b": 1})), 0),
+        (changed("limits", json!({"a": 9, "b": 8})), 1),
+        (changed("ports", json!([{"n": 2}, {"n": 1, "v": 9}])), 0),
+        (changed("ports", json!([{"n": 2, "v": 9}, {"n": 1, "v": 9}])), 1),
+        // Elements of other lists have no identity: a changed list is new.
+        (changed("list", json!([9, 1])), 1),
+        (changed("name", json!("c")), 1),
+    ];
+    for (new, expected) in rows {
+        let found = schema.validate(&new, Some(&old));
+        assert_eq!(found.0.len(), expected, "{new}: {found}");
+    }
+    assert!(schema.validate(&old, None).0.len() >= 4);
+}
+
+#[test]
+fn rules_end_with_the_budget() {
+    let schema = spec(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "x-kubernetes-validations": [{"rule": "self.list.all(x, self.list.all(y, x == y))"}, {"rule": "false"}]}));
+    let list = vec![1; 2000];
+    assert_eq!(
+        said(&schema, json!({ "list": list })),
+        [
+            "spec: Invalid value: \"object\": operation cancelled: actual cost limit exceeded: no further validation \
+          rules will be run due to call cost exceeds limit for rule: self.list.all(x, self.list.all(y, x == y))"
+        ]
+    );
+}
+
+#[test]
+fn names_are_escaped_as_upstream_does() {
+    let rows = [
+        ("plain", Some("plain")),
+        ("namespace", Some("__namespace__")),
+        ("foo-bar", Some("foo__dash__bar")),
+        ("a.b", Some("a__dot__b")),
+        ("x/y", Some("x__slash__y")),
+        ("redact__d", Some("redact__underscores__d")),
+        ("my_field", Some("my_field")),
+        ("int", Some("int")),
+        ("1st", None),
+        ("a b", None),
+        ("", None),
+    ];
+    for (name, expected) in rows {
+        assert_eq!(rules::escape(name).as_deref(), expected, "{name}");
+    }
+}
+
+/// Any part of a schema or an object may be anything.
+#[test]
+fn junk_is_survived() {
+    let source: Value = serde_json::from_str(include_str!("tests/route.json")).expect("the file is JSON");
+    let junk = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1e300),
+        json!("\u{0}é"),
+        json!([[]]),
+        json!({"type": {"": []}}),
+    ];
+    let mut pointers = Vec::new();
+    collect(&source, String::new(), &mut pointers);
+    // Every seventh place is enough: the step is coprime to the length of repeating parts.
+    for (index, pointer) in pointers.iter().enumerate().step_by(7) {
+        let mut broken = source.clone();
+        *broken.pointer_mut(pointer).expect("the place exists") = junk[index % junk.len()].clone();
+        if let Ok(schema) = Structural::parse(&broken, false, &Path::new("schema")) {
+            exercise(&schema, &broken);
+        }
+    }
+    let schema = route();
+    let good = complete(
+        &schema,
+        json!({"parentRefs": [{"name": "a"}], "certificate": {"key": "aGk=", "limits": {"cpu": 1}},
+        "rules": [{"backendRefs": [{"name": "a", "port": 1}], "filters": [{"type": "Extension"}]}]}),
+    );
+    let mut pointers = Vec::new();
+    collect(&good, String::new(), &mut pointers);
+    for pointer in pointers {
+        for junk in &junk {
+            let mut broken = good.clone();
+            *broken.pointer_mut(&pointer).expect("the place exists") = junk.clone();
+            exercise(&schema, &broken);
+        }
+    }
+}
+
+fn exercise(schema: &Structural, document: &Value) {
+    let mut document = document.clone();
+    let _ = schema.prune(&mut document, &mut Strictness::default());
+    schema.default(&mut document);
+    let once = document.clone();
+    schema.default(&mut document);
+    assert_eq!(document, once, "defaults settle");
+    let _ = (schema.validate(&document, None), schema.validate(&document, Some(&json!({}))));
+}
+
+fn collect(value: &Value, at: String, out: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                collect(field, format!("{at}/{name}"), out);
+            }
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| collect(item, format!("{at}/{index}"), out));
+        }
+        _ => {}
+    }
+    out.push(at);
+}
