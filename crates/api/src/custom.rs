@@ -78,6 +78,10 @@ fn kind(spec: &Value, version: &Value, revision: u64) -> Result<Kind, Errors> {
     kind.cells = cells;
     kind.field_selectors = selectable_fields(version);
     kind.stored_as = stored_as;
+    kind.deprecation = (version["deprecated"] == true).then(|| {
+        let default = || format!("{} {} is deprecated", kind.api_version(), kind.kind);
+        version["deprecationWarning"].as_str().map_or_else(default, str::to_owned)
+    });
     Ok(kind)
 }
 

@@ -52,6 +52,7 @@ pub static ROWS: &[&Row] = &[
     &reviews::SELF_SUBJECT_RULES_REVIEW,
     &reviews::SUBJECT_ACCESS_REVIEW,
     &lease::LEASE,
+    &custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
     &endpoint_slice::ENDPOINT_SLICE,
     &rbac::CLUSTER_ROLE_BINDING,
     &rbac::CLUSTER_ROLE,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use sampan_api::custom::names::{self, Condition, Taken, Verdict};
+use sampan_api::kinds::custom_resource_definition::CLEANUP_FINALIZER;
 use sampan_api::registry::{Kind, Registry};
 use serde_json::Value;
 
@@ -28,8 +29,6 @@ use crate::write::WriteCall;
 pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
-/// Holds a definition until its objects have gone.
-pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// Pause after a failed round.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -204,7 +203,7 @@ async fn change_status(
 /// Deletes the objects of a definition that is being deleted, and lets the definition go when there are none left.
 async fn clean_up(server: &ApiServer, definition: &Definition) -> Result<(), ApiError> {
     let held = definition.object["metadata"]["finalizers"].as_array();
-    if !held.is_some_and(|finalizers| finalizers.iter().any(|f| f == CLEANUP)) {
+    if !held.is_some_and(|finalizers| finalizers.iter().any(|f| f == CLEANUP_FINALIZER)) {
         return Ok(());
     }
     let terminating = Condition {
@@ -241,7 +240,7 @@ async fn release(server: &ApiServer, name: &str) -> Result<(), ApiError> {
     let old = crate::write::parse(&current)?;
     let mut new = old.clone();
     if let Some(finalizers) = new["metadata"]["finalizers"].as_array_mut() {
-        finalizers.retain(|finalizer| finalizer != CLEANUP);
+        finalizers.retain(|finalizer| finalizer != CLEANUP_FINALIZER);
     }
     server.replace(&call, &current, old, new, None).await.map(drop)
 }

@@ -208,7 +208,7 @@ impl Projection {
     }
 
     /// A list.
-    pub(crate) fn list<'a>(&self, items: impl Iterator<Item = &'a Bytes>, metadata: &Value) -> Bytes {
+    pub(crate) fn list<'a>(&self, items: impl Iterator<Item = &'a Bytes> + Clone, metadata: &Value) -> Bytes {
         match self.form {
             Form::Object => {
                 let head = format!(
@@ -216,7 +216,9 @@ impl Projection {
                     self.kind.list_kind,
                     self.kind.api_version()
                 );
-                let mut out = Vec::with_capacity(64 * 1024);
+                // One allocation of the right size: growing would copy a large list several times.
+                let total: usize = items.clone().map(|item| item.len() + 1).sum();
+                let mut out = Vec::with_capacity(head.len() + total + 2);
                 out.extend_from_slice(head.as_bytes());
                 for (i, item) in items.enumerate() {
                     if i > 0 {

@@ -369,7 +369,7 @@ impl ApiServer {
         if (!kind.stored() && info.verb != "create") || (needs_name && name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
-        let response = match info.verb {
+        let mut response = match info.verb {
             "get" if view == View::Scale => {
                 let kv = self.store.get(&kind.store_key(namespace, name)).await?;
                 let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
@@ -384,6 +384,9 @@ impl ApiServer {
             }
             _ => return Err(ApiError::method_not_allowed()),
         };
+        if let Some(deprecation) = &kind.deprecation {
+            respond::add_warnings(&mut response, std::slice::from_ref(deprecation));
+        }
         if accepted.yaml { as_yaml(response).await } else { Ok(response) }
     }
 
@@ -462,22 +465,23 @@ impl ApiServer {
                 &mut strictness,
             )
         };
+        let custom = call.kind.schema.type_name().is_none();
         let change = match content_type {
             "application/json-patch+json" => Change::Json(document(false)?),
             "application/merge-patch+json" => Change::Merge(document(false)?),
-            "application/strategic-merge-patch+json" => Change::Strategic(document(false)?),
+            "application/strategic-merge-patch+json" if !custom => Change::Strategic(document(false)?),
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
                 let configuration = document(true)?;
                 return self.apply(call, configuration, strictness).await;
             }
-            other => {
+            _ => {
                 return Err(ApiError::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "UnsupportedMediaType",
                     format!(
-                        "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                         application/json-patch+json, application/merge-patch+json, \
-                         application/strategic-merge-patch+json, application/apply-patch+yaml"
+                        "the body of the request was in an unknown format - accepted media types include: \
+                         application/json-patch+json, application/merge-patch+json, {}application/apply-patch+yaml",
+                        if custom { "" } else { "application/strategic-merge-patch+json, " }
                     ),
                 ));
             }

@@ -37,6 +37,9 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
     ..Row::PLAIN
 };
 
+/// Removed by the server when no object of the kind is left.
+pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
 /// Groups that belong to Kubernetes need a sign that their definition was reviewed.
 const APPROVED: &str = "api-approved.kubernetes.io";
 /// Versions of a definition: each brings a schema that is held in memory.
@@ -88,8 +91,19 @@ fn store_version(definition: &mut Value) {
 fn prepare_create(definition: &mut Value) {
     if definition.is_object() {
         set(definition, "status", json!({}));
+        hold(&mut definition["metadata"]);
     }
     store_version(definition);
+}
+
+/// A definition stays until the objects of its kind have gone.
+fn hold(metadata: &mut Value) {
+    default_field(metadata, "finalizers", json!([]));
+    if let Some(finalizers) = metadata["finalizers"].as_array_mut()
+        && !finalizers.iter().any(|finalizer| finalizer == CLEANUP_FINALIZER)
+    {
+        finalizers.push(CLEANUP_FINALIZER.into());
+    }
 }
 
 fn prepare_update(new: &mut Value, _old: &Value) {

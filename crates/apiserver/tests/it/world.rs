@@ -80,6 +80,10 @@ impl World {
             .body(Full::new(body.into()))
             .expect("a request");
         let response = self.raw(user, request).await;
+        self.read(response).await
+    }
+
+    pub(crate) async fn read(&self, response: http::Response<ApiBody>) -> Answer {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();
         let body = serde_json::from_slice(&bytes)
