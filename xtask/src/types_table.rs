@@ -33,6 +33,13 @@ fn write_type(out: &mut String, name: &str, definition: &Value) {
     if let Some(map_type) = definition["x-kubernetes-map-type"].as_str() {
         let _ = write!(out, "\tmap={map_type}");
     }
+    for union in definition["x-kubernetes-unions"].as_array().into_iter().flatten() {
+        // What a field is called in the discriminator is its own name with a capital, so the names are enough.
+        let fields = union["fields-to-discriminateBy"].as_object().into_iter().flatten();
+        let fields: Vec<&str> = fields.map(|(field, _)| field.as_str()).collect();
+        let discriminator = union["discriminator"].as_str().unwrap_or_default();
+        let _ = write!(out, "\tunion={discriminator}:{}", fields.join(","));
+    }
     out.push('\n');
     for (field, facts) in definition["fields"].as_object().into_iter().flatten() {
         let _ = write!(

@@ -1,6 +1,7 @@
 //! The types of the API: which fields exist, what they hold, how lists and maps merge.
 //!
-//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type; each
+//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type, with
+//! `type=` for a named scalar, `map=atomic` and `union=DISCRIMINATOR:FIELD,…` where they apply; each
 //! following line is a field, tab-separated: name, protobuf number, type, then any of `required`,
 //! `list=atomic|set|map:KEY,KEY`, `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A type is written `string`,
 //! `string/byte`, `boolean`, `integer/int32`, `integer/int64`, `number/double`, `any`, `object`, the name of another
@@ -98,6 +99,17 @@ pub struct Type {
     pub fields: Vec<Field>,
     /// Whether the whole structure has one owner (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    /// Groups of fields of which an object sets at most one (`x-kubernetes-unions`).
+    pub unions: Vec<Union>,
+}
+
+/// Fields of which at most one is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Union {
+    /// The field that says which one; its values are the fields' names with a capital.
+    pub discriminator: Option<&'static str>,
+    /// The fields.
+    pub fields: Vec<&'static str>,
 }
 
 impl Type {
@@ -139,7 +151,13 @@ impl Types {
     fn parse_type(&self, name: &'static str, entry: &Entry) -> Type {
         let mut fields: Vec<Field> = entry.body.lines().filter_map(|line| self.parse_field(line)).collect();
         fields.sort_by_key(|f| f.name);
-        Type { name, fields, atomic: attribute(entry.header, "map=") == Some("atomic") }
+        let unions = entry.header.split('\t').filter_map(|part| part.strip_prefix("union="));
+        Type {
+            name,
+            fields,
+            atomic: attribute(entry.header, "map=") == Some("atomic"),
+            unions: unions.filter_map(parse_union).collect(),
+        }
     }
 
     fn parse_field(&self, line: &'static str) -> Option<Field> {
@@ -207,6 +225,12 @@ fn parse_list(value: &'static str) -> ListType {
     }
 }
 
+fn parse_union(value: &'static str) -> Option<Union> {
+    let (discriminator, fields) = value.split_once(':')?;
+    let discriminator = (!discriminator.is_empty()).then_some(discriminator);
+    Some(Union { discriminator, fields: fields.split(',').collect() })
+}
+
 fn attribute(header: &'static str, name: &str) -> Option<&'static str> {
     header.split('\t').find_map(|part| part.strip_prefix(name))
 }
@@ -264,6 +288,9 @@ mod tests {
         let meta =
             Types::get().type_("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("in the table");
         assert_eq!(meta.field("creationTimestamp").map(|f| &f.type_), Some(&FieldType::Time));
+        let subject = Types::get().type_("io.k8s.api.flowcontrol.v1.Subject").expect("in the table");
+        let union = Union { discriminator: Some("kind"), fields: vec!["group", "serviceAccount", "user"] };
+        assert_eq!(subject.unions, [union]);
         assert!(version().starts_with("v1."));
     }
 }

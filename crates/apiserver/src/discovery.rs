@@ -58,8 +58,8 @@ pub(crate) fn answer(
     });
     let document = match segments {
         [] => json!({"paths": paths(registry)}),
-        ["api"] if aggregated => return Ok(aggregated_answer(registry, |group| group.is_empty())),
-        ["apis"] if aggregated => return Ok(aggregated_answer(registry, |group| !group.is_empty())),
+        ["api"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| group.is_empty())),
+        ["apis"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| !group.is_empty())),
         ["api"] => {
             let (address, port) = server.config.advertise;
             json!({
@@ -126,7 +126,7 @@ fn group_document(group: &sampan_api::registry::Group, alone: bool) -> Value {
 }
 
 /// Verbs of a subresource and the kind of its document: group, version, kind.
-fn subresource_facts(
+pub(crate) fn subresource_facts(
     kind: &Kind,
     subresource: Subresource,
 ) -> (&'static [&'static str], (String, String, String)) {
@@ -204,7 +204,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, A
     )
 }
 
-fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiResponse {
+fn aggregated_answer(registry: &Registry, headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> ApiResponse {
     let items: Vec<Value> = registry
         .groups()
         .iter()
@@ -223,9 +223,13 @@ fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiR
         })
         .collect();
     let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    let mut response = respond::json_value(StatusCode::OK, &document);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    response
+    let bytes = document.to_string();
+    let hash = respond::hash(bytes.as_bytes());
+    respond::unless_known(headers, &hash, || {
+        let mut response = respond::json_bytes(StatusCode::OK, bytes);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+        response
+    })
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER, VARY, WARNING,
+};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
@@ -113,6 +115,38 @@ pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> ApiResponse {
     let mut response = Response::new(full(text));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A short name of some bytes, the same for the same bytes.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// An answer with its hash as `ETag`; for a client that has it already, only that (RFC 9110, 304).
+pub(crate) fn unless_known(
+    request: &HeaderMap,
+    hash: &str,
+    answer: impl FnOnce() -> ApiResponse,
+) -> ApiResponse {
+    let tag = format!("\"{hash}\"");
+    let known = request.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).any(|tags| {
+        tags.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|known| known == "*" || known == tag)
+    });
+    let mut response = if known {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        answer()
+    };
+    // A hash is hexadecimal digits.
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 

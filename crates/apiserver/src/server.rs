@@ -266,8 +266,10 @@ impl ApiServer {
             ["healthz" | "livez" | "readyz", ..] => Ok(discovery::health(&info.query)),
             ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
-            ["openapi", "v2"] => Ok(openapi::v2(&self.registry, headers)),
-            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry, rest),
+            ["openapi", "v2"] => Ok(openapi::v2(&self.registry, &self.config.build, headers)),
+            ["openapi", "v3", rest @ ..] => {
+                openapi::v3(&self.registry, &self.config.build, rest, headers, &info.query)
+            }
             _ => discovery::answer(self, &segments, headers),
         }
     }
