@@ -1,12 +1,12 @@
 //! The types of the API: which fields exist, what they hold, how lists and maps merge.
 //!
 //! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type, with
-//! `type=` for a named scalar, `map=atomic` and `union=DISCRIMINATOR:FIELD,…` where they apply; each
-//! following line is a field, tab-separated: name, protobuf number, type, then any of `required`,
-//! `list=atomic|set|map:KEY,KEY`, `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A type is written `string`,
-//! `string/byte`, `boolean`, `integer/int32`, `integer/int64`, `number/double`, `any`, `object`, the name of another
-//! type, `[]TYPE` or `map:TYPE`. Types are parsed when they are first used and borrow from the embedded text, so the
-//! table costs next to nothing until somebody needs it.
+//! `type=` for a named scalar, `map=atomic` and `union=DISCRIMINATOR:FIELD,…` where they apply. Each following line is a
+//! field, tab-separated: name, protobuf number, type, then any of `required`, `list=atomic|set|map:KEY,KEY`,
+//! `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A protobuf number `2.4` is number 4 of the message embedded
+//! as number 2; `0` is none. A type is written `string`, `string/byte`, `boolean`, `integer/int32`, `integer/int64`,
+//! `number/double`, `any`, `object`, the name of another type, `[]TYPE` or `map:TYPE`. Types are parsed when they are
+//! first used and borrow from the embedded text, so the table costs next to nothing until somebody needs it.
 //!
 //! Custom resources bring structural schemas instead; those become the same [`Type`]s in a later part.
 
@@ -74,8 +74,9 @@ pub struct PatchStrategy {
 pub struct Field {
     /// JSON name.
     pub name: &'static str,
-    /// Protobuf field number; 0 when the type has no protobuf form.
-    pub proto: u32,
+    /// Protobuf field number, with those of the messages it is embedded in before it; empty when the type has no
+    /// protobuf form.
+    pub proto: Vec<u32>,
     /// What it holds.
     pub type_: FieldType,
     /// Whether the published schema lists it as required.
@@ -166,7 +167,7 @@ impl Types {
         let type_ = self.parse_field_type(type_);
         let mut field = Field {
             name,
-            proto: proto.parse().unwrap_or(0),
+            proto: proto.split('.').filter_map(|n| n.parse().ok()).filter(|n| *n > 0).collect(),
             atomic: false,
             required: false,
             list: ListType::Atomic,
