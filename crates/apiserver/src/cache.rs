@@ -93,6 +93,7 @@ pub(crate) struct CachedEvent {
     pub(crate) previous: Option<Arc<Item>>,
     pub(crate) deleted: bool,
     frame: OnceLock<Bytes>,
+    wire_frame: OnceLock<Bytes>,
 }
 
 impl CachedEvent {
@@ -108,6 +109,11 @@ impl CachedEvent {
     /// The line a watcher without selectors gets, made once for all of them.
     pub(crate) fn plain_frame(&self) -> Bytes {
         self.frame.get_or_init(|| frame(self.plain_type(), &self.item.bytes)).clone()
+    }
+
+    /// The same in protobuf, made by the first watcher that wants it.
+    pub(crate) fn plain_wire_frame(&self, make: impl FnOnce(&str, &[u8]) -> Bytes) -> Bytes {
+        self.wire_frame.get_or_init(|| make(self.plain_type(), &self.item.bytes)).clone()
     }
 }
 
@@ -247,7 +253,14 @@ impl State {
             state.items.insert(event.kv.key.clone(), item.clone());
             item
         };
-        state.push(CachedEvent { revision, item, previous, deleted: event.deleted, frame: OnceLock::new() });
+        state.push(CachedEvent {
+            revision,
+            item,
+            previous,
+            deleted: event.deleted,
+            frame: OnceLock::new(),
+            wire_frame: OnceLock::new(),
+        });
     }
 }
 

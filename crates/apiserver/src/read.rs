@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::stream;
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use sampan_api::registry::Kind;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use crate::cache::{self, CachedEvent, Item, ResourceCache};
 use crate::error::ApiError;
 use crate::request::Query;
-use crate::respond::{self, ApiResponse, BodyError, Form, Projection};
+use crate::respond::{self, ApiResponse, BodyError, Encoding, Form, Projection, wire};
 use crate::server::ApiServer;
 
 /// A watch without a timeout of its own ends after this long, as upstream's do (30 to 60 minutes).
@@ -178,7 +179,7 @@ impl ApiServer {
             let after = items.last().map(|item| item.key.to_string()).unwrap_or_default();
             metadata["continue"] = Continue { revision: snapshot.revision, after }.encode().into();
         }
-        let bytes = projection.list(items.iter().map(|item| &item.bytes), &metadata);
+        let bytes = projection.list(items.iter().map(|item| &item.bytes), &metadata)?;
         Ok(respond::json_bytes(StatusCode::OK, bytes))
     }
 
@@ -217,7 +218,7 @@ impl ApiServer {
         if more {
             metadata["continue"] = Continue { revision: at.revision, after }.encode().into();
         }
-        Ok(respond::json_bytes(StatusCode::OK, projection.list(items.iter(), &metadata)))
+        Ok(respond::json_bytes(StatusCode::OK, projection.list(items.iter(), &metadata)?))
     }
 
     /// A stream of changes.
@@ -230,6 +231,7 @@ impl ApiServer {
         projection: Projection,
     ) -> Result<ApiResponse, ApiError> {
         let selection = Selection::parse(kind, query)?;
+        let encoding = projection.encoding;
         let resource = self.cache.resource(&kind.resource());
         // A watch of one object is a watch of its key.
         let prefix = if name.is_empty() {
@@ -286,6 +288,10 @@ impl ApiServer {
             watcher.next().await.map(|bytes| (Ok::<_, BodyError>(Frame::data(bytes)), watcher))
         });
         let mut response = respond::json_bytes(StatusCode::OK, Bytes::new());
+        if encoding == Encoding::Protobuf {
+            let stream = HeaderValue::from_static(wire::STREAM_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, stream);
+        }
         *response.body_mut() = StreamBody::new(frames).boxed_unsync();
         Ok(response)
     }
@@ -343,7 +349,7 @@ impl Watcher {
 
     fn frame(&mut self, event_type: &str, item: &Item) -> Bytes {
         let first = std::mem::replace(&mut self.first, false);
-        cache::frame(event_type, &self.projection.watched(&item.bytes, first))
+        self.projection.frame(event_type, &self.projection.watched(&item.bytes, first))
     }
 
     fn bookmark(&self, revision: u64, annotations: Option<Value>) -> Bytes {
@@ -364,7 +370,7 @@ impl Watcher {
                 json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
             }
         };
-        cache::frame("BOOKMARK", object.to_string().as_bytes())
+        self.projection.frame_of("BOOKMARK", &object)
     }
 
     /// What an event is for this watcher: an object may enter or leave the selection.
@@ -374,7 +380,13 @@ impl Watcher {
         }
         if self.selection.is_all() && self.projection.form == Form::Object {
             self.first = false;
-            return Some(event.plain_frame());
+            let projection = &self.projection;
+            return Some(match projection.encoding {
+                Encoding::Protobuf => {
+                    event.plain_wire_frame(|event_type, bytes| projection.frame(event_type, bytes))
+                }
+                _ => event.plain_frame(),
+            });
         }
         let before = event.previous.as_ref().is_some_and(|item| self.wants(item));
         let after = !event.deleted && self.wants(&event.item);
@@ -400,7 +412,7 @@ impl Watcher {
             }
             Err(cache::Behind) => {
                 let gone = ApiError::expired(format!("too old resource version: {}", self.cursor));
-                self.pending.push_back(cache::frame("ERROR", gone.status().to_string().as_bytes()));
+                self.pending.push_back(self.projection.frame_of("ERROR", &gone.status()));
                 self.finished = true;
             }
         }

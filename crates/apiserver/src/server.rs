@@ -29,7 +29,7 @@ use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
-use crate::respond::{self, ApiBody, ApiResponse, Include, Projection};
+use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
 use crate::{discovery, openapi};
@@ -134,16 +134,21 @@ impl ApiServer {
     /// Answers a request. `peer` is what the transport knows of the sender, for instance by a client certificate.
     pub async fn handle(self: Arc<Self>, request: Request<ApiBody>, peer: Option<User>) -> ApiResponse {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let encoding = respond::negotiate(request.headers(), true).map_or(Encoding::Json, |a| a.encoding);
+        let gzip = reads && compress::reads_gzip(request.headers());
         let answer = self.answer(request, peer);
         let result = if reads {
-            answer.await
+            match answer.await {
+                Ok(response) if gzip => compress::compressed(response).await,
+                other => other,
+            }
         } else {
             // A write does not end half-way because its client went away: what it holds belongs to what it stores. A
             // defect in one write is also no more than the failure of that write.
             let task = tokio::spawn(answer);
             task.await.unwrap_or_else(|e| Err(ApiError::internal(format!("the request failed: {e}"))))
         };
-        result.unwrap_or_else(|error| respond::error(&error))
+        result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
     async fn answer(
@@ -319,7 +324,20 @@ impl ApiServer {
             None => self.object_verb(request, info, path, &kind, View::Object, user).await,
             Some(subresource) => match View::of_subresource(subresource) {
                 Some(view) => self.object_verb(request, info, path, &kind, view, user).await,
-                None => self.subresource(request, info, path, &kind, subresource, user).await,
+                None => {
+                    // Of these only the ones that answer with a document come in other encodings.
+                    let answers = [Subresource::Binding, Subresource::Eviction, Subresource::Token];
+                    let encoding = if answers.contains(&subresource) {
+                        respond::negotiate(request.headers(), wire::speaks(&kind))?.encoding
+                    } else {
+                        Encoding::Json
+                    };
+                    let response = self.subresource(request, info, path, &kind, subresource, user).await?;
+                    match encoding {
+                        Encoding::Protobuf => wire::answer(&kind, response).await,
+                        _ => Ok(response),
+                    }
+                }
             },
         }
     }
@@ -333,10 +351,11 @@ impl ApiServer {
         view: View,
         user: &User,
     ) -> Result<ApiResponse, ApiError> {
-        let accepted = respond::negotiate(request.headers())?;
+        let accepted = respond::negotiate(request.headers(), wire::speaks(kind))?;
         let projection = Projection {
             kind: kind.clone(),
             form: accepted.form,
+            encoding: accepted.encoding,
             include: Include::parse(info.query.get("includeObject")),
         };
         let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
@@ -367,7 +386,11 @@ impl ApiServer {
             }
             _ => return Err(ApiError::method_not_allowed()),
         };
-        if accepted.yaml { as_yaml(response).await } else { Ok(response) }
+        match accepted.encoding {
+            Encoding::Json => Ok(response),
+            Encoding::Yaml => as_yaml(response).await,
+            Encoding::Protobuf => wire::answer(kind, response).await,
+        }
     }
 
     #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
@@ -421,7 +444,8 @@ impl ApiServer {
                 let options = delete_options(&content_type, &body, info)?;
                 let deleted = self.delete_collection(&call, &info.query, &options).await?;
                 let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
-                return Ok(respond::json_bytes(StatusCode::OK, projection.list(deleted.iter(), &metadata)));
+                let bytes = projection.list(deleted.iter(), &metadata)?;
+                return Ok(respond::json_bytes(StatusCode::OK, bytes));
             }
         };
         let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };

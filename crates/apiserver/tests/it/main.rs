@@ -3,4 +3,5 @@
 mod access;
 mod every_kind;
 mod protocol;
+mod wire;
 mod world;
