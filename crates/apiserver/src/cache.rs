@@ -197,6 +197,11 @@ impl ResourceCache {
         self.read().list(prefix)
     }
 
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.read().items.len()
+    }
+
     /// One object.
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Item>> {
         self.read().items.get(key).cloned()
@@ -327,6 +332,11 @@ impl WatchCache {
                 .or_insert_with(|| Arc::new(ResourceCache::new(self.start)))
                 .clone()
         })
+    }
+
+    /// The part of one resource, if there ever was an object of it. Does not remember names that clients make up.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<ResourceCache>> {
+        self.resources.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned()
     }
 
     /// The newest revision the cache shows.

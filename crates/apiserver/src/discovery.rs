@@ -10,22 +10,10 @@ use sampan_api::schema;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::request::Query;
 use crate::respond::{self, ApiResponse};
 use crate::server::ApiServer;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-
-/// `/healthz`, `/livez`, `/readyz`.
-pub(crate) fn health(query: &Query) -> ApiResponse {
-    // The server answers only after store, cache and first objects are there, so being asked is being healthy.
-    if query.flag("verbose") {
-        let parts = ["ping", "log", "store", "watch-cache", "poststarthook/bootstrap"];
-        let lines: String = parts.iter().map(|part| format!("[+]{part} ok\n")).collect();
-        return respond::text(StatusCode::OK, format!("{lines}healthz check passed\n"));
-    }
-    respond::text(StatusCode::OK, "ok")
-}
 
 /// `/version`.
 pub(crate) fn version(build: &str) -> Value {
@@ -97,6 +85,7 @@ fn paths(registry: &Registry) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",

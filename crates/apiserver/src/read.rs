@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -257,6 +258,7 @@ impl ApiServer {
             prefix,
             cursor: 0,
             pending: VecDeque::new(),
+            events: self.metrics.watch_events(kind),
             projection,
             first: true,
             deadline: Instant::now() + watch_timeout(query),
@@ -315,6 +317,8 @@ struct Watcher {
     cursor: u64,
     /// Frames not yet taken by the connection; at most what the ring holds, and bytes shared with it.
     pending: VecDeque<Bytes>,
+    /// Counts frames.
+    events: Arc<AtomicU64>,
     projection: Projection,
     first: bool,
     deadline: Instant,
@@ -329,14 +333,19 @@ impl Watcher {
         for item in &snapshot.items {
             if self.wants(item) {
                 let frame = self.frame("ADDED", item);
-                self.pending.push_back(frame);
+                self.push(frame);
             }
         }
         self.cursor = snapshot.revision;
         if bookmark && self.bookmarks.is_some() {
             let annotations = json!({"k8s.io/initial-events-end": "true"});
-            self.pending.push_back(self.bookmark(snapshot.revision, Some(annotations)));
+            self.push(self.bookmark(snapshot.revision, Some(annotations)));
         }
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.pending.push_back(frame);
     }
 
     fn in_scope(&self, item: &Item) -> bool {
@@ -405,14 +414,14 @@ impl Watcher {
             Ok((events, reached)) => {
                 for event in &events {
                     if let Some(frame) = self.translate(event) {
-                        self.pending.push_back(frame);
+                        self.push(frame);
                     }
                 }
                 self.cursor = reached;
             }
             Err(cache::Behind) => {
                 let gone = ApiError::expired(format!("too old resource version: {}", self.cursor));
-                self.pending.push_back(self.projection.frame_of("ERROR", &gone.status()));
+                self.push(self.projection.frame_of("ERROR", &gone.status()));
                 self.finished = true;
             }
         }
@@ -462,7 +471,7 @@ impl Watcher {
         } else if self.bookmarks.is_some() {
             self.bookmarks = Some(now + BOOKMARK_EVERY);
             if self.cursor > 0 {
-                self.pending.push_back(self.bookmark(self.cursor, None));
+                self.push(self.bookmark(self.cursor, None));
             }
         }
     }

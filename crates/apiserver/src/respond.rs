@@ -133,6 +133,17 @@ pub(crate) fn json_value(code: StatusCode, value: &Value) -> ApiResponse {
     json_bytes(code, value.to_string())
 }
 
+/// A streaming answer that holds something until its stream ends.
+pub(crate) fn holding(response: ApiResponse, held: impl Send + 'static) -> ApiResponse {
+    response.map(|body| {
+        body.map_frame(move |frame| {
+            let _held = &held;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
 /// An answer of plain text.
 pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> ApiResponse {
     let mut response = Response::new(full(text));

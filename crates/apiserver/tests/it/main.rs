@@ -2,6 +2,7 @@
 
 mod access;
 mod every_kind;
+mod operations;
 mod protocol;
 mod wire;
 mod world;
