@@ -9,17 +9,17 @@ use std::fmt::Write as _;
 
 /// What the comments of one file say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Described {
+pub(crate) struct Described {
     /// `io.k8s.api.core.v1.Pod`.
-    pub name: String,
+    pub(crate) name: String,
     /// What the type is; may be empty.
-    pub text: String,
+    pub(crate) text: String,
     /// JSON names of fields and what they are, in the order of the file. Fields without a comment are missing.
-    pub fields: Vec<(String, String)>,
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 /// Reads one file; `None` when it was not made from a definition.
-pub fn read(source: &str) -> Option<Described> {
+pub(crate) fn read(source: &str) -> Option<Described> {
     let mut lines = source.lines();
     let name = lines.next()?.strip_prefix("// Generated from definition ")?.trim();
     let json_names = json_names(source);
@@ -58,7 +58,7 @@ pub fn read(source: &str) -> Option<Described> {
 
 /// One line per type, `=NAME<tab>TEXT`, followed by one per field, `NAME<tab>TEXT`; line ends and backslashes in texts
 /// are escaped.
-pub fn table(types: &[Described]) -> String {
+pub(crate) fn table(types: &[Described]) -> String {
     let mut out = String::new();
     for type_ in types {
         let _ = writeln!(out, "={}\t{}", type_.name, escape(&type_.text));

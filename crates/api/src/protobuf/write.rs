@@ -298,7 +298,7 @@ fn int_or_string(out: &mut Vec<u8>, value: &Value) -> Option<()> {
 /// A schema of a custom resource, or what may stand in its place.
 fn schema_or(out: &mut Vec<u8>, choice: SchemaOr, value: &Value, depth: usize) -> Result<(), ProtobufError> {
     let wrong = || ProtobufError::Value(SCHEMA_PROPS.to_owned());
-    let mut schema = |out: &mut Vec<u8>, number, value: &Value| {
+    let schema = |out: &mut Vec<u8>, number, value: &Value| {
         nested(out, number, |out| message(out, SCHEMA_PROPS, value, depth + 1))
     };
     match (choice, value) {

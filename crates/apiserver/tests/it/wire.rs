@@ -70,8 +70,9 @@ async fn objects_in_protobuf_are_the_objects_in_json() {
         &format!("{MAPS}/m"),
         &[("content-type", MERGE), ("accept", client)],
         r#"{"data": {"c": "d"}}"#,
-    );
-    assert_eq!(patched.await.decoded(CONFIG_MAP)["data"], json!({"a": "b", "c": "d"}));
+    )
+    .await;
+    assert_eq!(patched.decoded(CONFIG_MAP)["data"], json!({"a": "b", "c": "d"}));
 
     let list = get(&world, MAPS, &[("accept", client)]).await.decoded(&format!("{CONFIG_MAP}List"));
     assert_eq!(
