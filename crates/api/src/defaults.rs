@@ -118,6 +118,12 @@ fn table() -> &'static HashMap<String, Vec<Constant>> {
     })
 }
 
+/// The constant default of a field.
+pub fn of(type_name: &str, field: &str) -> Option<&'static Value> {
+    let constants = table().get(type_name)?;
+    constants.iter().find(|constant| constant.field == field).map(|constant| &constant.value)
+}
+
 /// Fills in the constant defaults of a document of a type. Unknown types and values of the wrong shape stay as they are.
 pub fn apply(type_name: &str, document: &mut Value) {
     if let Some(object) = document.as_object_mut() {

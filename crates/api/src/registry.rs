@@ -273,10 +273,10 @@ impl Kind {
     }
 
     /// Name of the type in published schemas: `io.k8s.api.core.v1.Pod`.
-    pub fn schema_name(&self) -> Text {
+    pub fn schema_name(&self) -> &str {
         match &self.schema {
-            Schema::Table(name) => Text::Borrowed(name),
-            Schema::Custom(custom) => Text::Owned(custom.name.clone()),
+            Schema::Table(name) => name,
+            Schema::Custom(custom) => &custom.name,
         }
     }
 

@@ -1,11 +1,12 @@
 //! The types of the API: which fields exist, what they hold, how lists and maps merge.
 //!
-//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type; each
-//! following line is a field, tab-separated: name, protobuf number, type, then any of `required`,
-//! `list=atomic|set|map:KEY,KEY`, `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A type is written `string`,
-//! `string/byte`, `boolean`, `integer/int32`, `integer/int64`, `number/double`, `any`, `object`, the name of another
-//! type, `[]TYPE` or `map:TYPE`. Types are parsed when they are first used and borrow from the embedded text, so the
-//! table costs next to nothing until somebody needs it.
+//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type, with
+//! `type=` for a named scalar, `map=atomic` and `union=DISCRIMINATOR:FIELD,…` where they apply. Each following line is a
+//! field, tab-separated: name, protobuf number, type, then any of `required`, `list=atomic|set|map:KEY,KEY`,
+//! `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A protobuf number `2.4` is number 4 of the message embedded
+//! as number 2; `0` is none. A type is written `string`, `string/byte`, `boolean`, `integer/int32`, `integer/int64`,
+//! `number/double`, `any`, `object`, the name of another type, `[]TYPE` or `map:TYPE`. Types are parsed when they are
+//! first used and borrow from the embedded text, so the table costs next to nothing until somebody needs it.
 //!
 //! Custom resources bring structural schemas instead; those become the same [`Type`]s in a later part.
 
@@ -137,8 +138,9 @@ pub struct PatchStrategy {
 pub struct Field {
     /// JSON name.
     pub name: &'static str,
-    /// Protobuf field number; 0 when the type has no protobuf form.
-    pub proto: u32,
+    /// Protobuf field number, with those of the messages it is embedded in before it; empty when the type has no
+    /// protobuf form.
+    pub proto: Vec<u32>,
     /// What it holds.
     pub type_: FieldType,
     /// Whether the published schema lists it as required.
@@ -162,6 +164,17 @@ pub struct Type {
     pub fields: Vec<Field>,
     /// Whether the whole structure has one owner (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    /// Groups of fields of which an object sets at most one (`x-kubernetes-unions`).
+    pub unions: Vec<Union>,
+}
+
+/// Fields of which at most one is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Union {
+    /// The field that says which one; its values are the fields' names with a capital.
+    pub discriminator: Option<&'static str>,
+    /// The fields.
+    pub fields: Vec<&'static str>,
 }
 
 impl Type {
@@ -203,7 +216,13 @@ impl Types {
     fn parse_type(&self, name: &'static str, entry: &Entry) -> Type {
         let mut fields: Vec<Field> = entry.body.lines().filter_map(|line| self.parse_field(line)).collect();
         fields.sort_by_key(|f| f.name);
-        Type { name, fields, atomic: attribute(entry.header, "map=") == Some("atomic") }
+        let unions = entry.header.split('\t').filter_map(|part| part.strip_prefix("union="));
+        Type {
+            name,
+            fields,
+            atomic: attribute(entry.header, "map=") == Some("atomic"),
+            unions: unions.filter_map(parse_union).collect(),
+        }
     }
 
     fn parse_field(&self, line: &'static str) -> Option<Field> {
@@ -212,7 +231,7 @@ impl Types {
         let type_ = self.parse_field_type(type_);
         let mut field = Field {
             name,
-            proto: proto.parse().unwrap_or(0),
+            proto: proto.split('.').filter_map(|n| n.parse().ok()).filter(|n| *n > 0).collect(),
             atomic: false,
             required: false,
             list: ListType::Atomic,
@@ -269,6 +288,12 @@ fn parse_list(value: &'static str) -> ListType {
         _ if value == "set" => ListType::Set,
         _ => ListType::Atomic,
     }
+}
+
+fn parse_union(value: &'static str) -> Option<Union> {
+    let (discriminator, fields) = value.split_once(':')?;
+    let discriminator = (!discriminator.is_empty()).then_some(discriminator);
+    Some(Union { discriminator, fields: fields.split(',').collect() })
 }
 
 fn attribute(header: &'static str, name: &str) -> Option<&'static str> {
@@ -328,6 +353,9 @@ mod tests {
         let meta =
             Types::get().type_("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("in the table");
         assert_eq!(meta.field("creationTimestamp").map(|f| &f.type_), Some(&FieldType::Time));
+        let subject = Types::get().type_("io.k8s.api.flowcontrol.v1.Subject").expect("in the table");
+        let union = Union { discriminator: Some("kind"), fields: vec!["group", "serviceAccount", "user"] };
+        assert_eq!(subject.unions, [union]);
         assert!(version().starts_with("v1."));
     }
 }

@@ -10,22 +10,10 @@ use sampan_api::schema;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::request::Query;
 use crate::respond::{self, ApiResponse};
 use crate::server::ApiServer;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-
-/// `/healthz`, `/livez`, `/readyz`.
-pub(crate) fn health(query: &Query) -> ApiResponse {
-    // The server answers only after store, cache and first objects are there, so being asked is being healthy.
-    if query.flag("verbose") {
-        let parts = ["ping", "log", "store", "watch-cache", "poststarthook/bootstrap"];
-        let lines: String = parts.iter().map(|part| format!("[+]{part} ok\n")).collect();
-        return respond::text(StatusCode::OK, format!("{lines}healthz check passed\n"));
-    }
-    respond::text(StatusCode::OK, "ok")
-}
 
 /// `/version`.
 pub(crate) fn version(build: &str) -> Value {
@@ -58,8 +46,8 @@ pub(crate) fn answer(
     });
     let document = match segments {
         [] => json!({"paths": paths(registry)}),
-        ["api"] if aggregated => return Ok(aggregated_answer(registry, |group| group.is_empty())),
-        ["apis"] if aggregated => return Ok(aggregated_answer(registry, |group| !group.is_empty())),
+        ["api"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| group.is_empty())),
+        ["apis"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| !group.is_empty())),
         ["api"] => {
             let (address, port) = server.config.advertise;
             json!({
@@ -97,6 +85,7 @@ fn paths(registry: &Registry) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",
@@ -126,7 +115,7 @@ fn group_document(group: &sampan_api::registry::Group, alone: bool) -> Value {
 }
 
 /// Verbs of a subresource and the kind of its document: group, version, kind.
-fn subresource_facts(
+pub(crate) fn subresource_facts(
     kind: &Kind,
     subresource: Subresource,
 ) -> (&'static [&'static str], (String, String, String)) {
@@ -204,7 +193,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, A
     )
 }
 
-fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiResponse {
+fn aggregated_answer(registry: &Registry, headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> ApiResponse {
     let items: Vec<Value> = registry
         .groups()
         .iter()
@@ -223,9 +212,13 @@ fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiR
         })
         .collect();
     let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    let mut response = respond::json_value(StatusCode::OK, &document);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    response
+    let bytes = document.to_string();
+    let hash = respond::hash(bytes.as_bytes());
+    respond::unless_known(headers, &hash, || {
+        let mut response = respond::json_bytes(StatusCode::OK, bytes);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+        response
+    })
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {

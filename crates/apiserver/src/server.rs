@@ -1,11 +1,12 @@
 //! The API server: a stack of layers over one question, "what does this request come to?".
 //!
-//! In order: identify the request, authenticate, bound the work in flight, authorise, then route to discovery, an object
+//! In order: identify the request, authenticate, wait for a seat ([`crate::flow`]), authorise, then route to discovery, an object
 //! verb or a subresource. Nothing here knows a kind by name but the few subresources that only one kind has.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -18,7 +19,7 @@ use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::admission::Allocator;
 use crate::auth::rbac::{Attributes, Rbac};
@@ -27,9 +28,12 @@ use crate::auth::{ANONYMOUS, MASTERS, User};
 use crate::cache::WatchCache;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
+use crate::flow::FlowControl;
+use crate::health::Health;
+use crate::metrics::{self, Metrics, TimedStore};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
-use crate::respond::{self, ApiBody, ApiResponse, Include, Projection};
+use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
 use crate::{discovery, openapi};
@@ -38,8 +42,6 @@ use crate::{discovery, openapi};
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Bytes beyond the limit that are read before the connection is cut.
 const MAX_DISCARDED: usize = 16 * 1024 * 1024;
-/// Requests worked on at once, watches and streams not counted: upstream's defaults are 400 reads and 200 writes.
-const MAX_IN_FLIGHT: usize = 600;
 /// Type of a delete's body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// Users and groups one impersonation may name.
@@ -72,7 +74,9 @@ pub struct ApiServer {
     pub(crate) allocator: Arc<Allocator>,
     pub(crate) config: ServerConfig,
     pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
-    in_flight: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Health,
+    flow: Arc<FlowControl>,
 }
 
 /// Why a server does not start.
@@ -99,21 +103,26 @@ impl ApiServer {
         let range = crate::admission::AddressRange::parse(&config.service_cidr).ok_or_else(|| {
             StartError::Config(format!("{} is no range of service addresses", config.service_cidr))
         })?;
+        let registry = Registry::built_in();
+        let metrics = Metrics::new(registry.kinds().iter().map(|kind| &**kind));
+        let store: Arc<dyn Store> = Arc::new(TimedStore::new(store, metrics.clone()));
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
         let server = Arc::new_cyclic(|me| Self {
             registry_changed: watch::Sender::new(0),
             me: me.clone(),
-            registry: RwLock::new(Arc::new(Registry::built_in())),
+            registry: RwLock::new(Arc::new(registry)),
             rbac: Rbac::new(cache.clone()),
             tokens,
             allocator: Allocator::new(range),
+            metrics,
+            health: Health::default(),
+            flow: FlowControl::new(cache.clone()),
             cache,
             store,
             config,
             nodes: OnceLock::new(),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
         });
         for item in server.cache.resource("services").list("/services/") {
             if let Ok(service) = serde_json::from_slice(&item.bytes) {
@@ -151,42 +160,72 @@ impl ApiServer {
 
     /// Answers a request. `peer` is what the transport knows of the sender, for instance by a client certificate.
     pub async fn handle(self: Arc<Self>, request: Request<ApiBody>, peer: Option<User>) -> ApiResponse {
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let labels = self.metrics.labels(request.method(), &info, applies(request.headers()));
+        let long_running = is_long_running(&info);
+        let in_flight = (!long_running).then(|| self.metrics.begin(labels));
+        let start = Instant::now();
+        let metrics = self.metrics.clone();
+        let response = self.respond(request, info, peer).await;
+        drop(in_flight);
+        metrics.finish(labels, response.status(), (!long_running).then(|| start.elapsed()));
+        if long_running { respond::holding(response, metrics.open(labels)) } else { response }
+    }
+
+    async fn respond(
+        self: Arc<Self>,
+        request: Request<ApiBody>,
+        info: RequestInfo,
+        peer: Option<User>,
+    ) -> ApiResponse {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let answer = self.answer(request, peer);
+        let encoding = respond::negotiate(request.headers(), true).map_or(Encoding::Json, |a| a.encoding);
+        let gzip = reads && compress::reads_gzip(request.headers());
+        let answer = self.answer(request, info, peer);
         let result = if reads {
-            answer.await
+            match answer.await {
+                Ok(response) if gzip => compress::compressed(response).await,
+                other => other,
+            }
         } else {
             // A write does not end half-way because its client went away: what it holds belongs to what it stores. A
             // defect in one write is also no more than the failure of that write.
             let task = tokio::spawn(answer);
             task.await.unwrap_or_else(|e| Err(ApiError::internal(format!("the request failed: {e}"))))
         };
-        result.unwrap_or_else(|error| respond::error(&error))
+        result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
     async fn answer(
         self: Arc<Self>,
         request: Request<ApiBody>,
+        info: RequestInfo,
         peer: Option<User>,
     ) -> Result<ApiResponse, ApiError> {
-        let info = RequestInfo::parse(request.method(), request.uri());
         let user = self.authenticate(request.headers(), peer)?;
         let user = self.impersonate(request.headers(), user)?;
-        self.authorize(&user, &info)?;
-        let _permit = if is_long_running(&info) || is_platform(&user) {
+        // A watch takes a seat until its first events are there; streams are the business of their nodes.
+        let permit = if info.verb != "watch" && is_long_running(&info) {
             None
         } else {
-            Some(self.in_flight.try_acquire().map_err(|_| ApiError::too_many_requests())?)
+            Some(self.flow.acquire(&user, &info).await?)
         };
-        match &info.resource {
-            Some(path) => {
-                // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
-                // allocation keeps the connection's own future small.
-                let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
-                answer.await
-            }
-            None => self.plain(request.method(), request.headers(), &info),
+        let mut result = match self.authorize(&user, &info) {
+            Err(error) => Err(error),
+            Ok(()) => match &info.resource {
+                Some(path) => {
+                    // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
+                    // allocation keeps the connection's own future small.
+                    let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
+                    answer.await
+                }
+                None => self.plain(request.method(), request.headers(), &info).await,
+            },
+        };
+        if let (Ok(response), Some(permit)) = (&mut result, &permit) {
+            permit.name_itself(response.headers_mut());
         }
+        result
     }
 
     fn authenticate(&self, headers: &HeaderMap, peer: Option<User>) -> Result<User, ApiError> {
@@ -270,7 +309,7 @@ impl ApiServer {
     }
 
     /// Addresses that are no resources.
-    fn plain(
+    async fn plain(
         &self,
         method: &Method,
         headers: &HeaderMap,
@@ -281,25 +320,33 @@ impl ApiServer {
         }
         let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
         match segments.as_slice() {
-            ["healthz" | "livez" | "readyz", ..] => Ok(discovery::health(&info.query)),
+            path @ ["healthz" | "livez" | "readyz", ..] => self.healthy(path, &info.query).await,
             ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
-            ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), headers)),
-            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry(), rest),
+            ["metrics", "slis"] => Ok(respond::text(StatusCode::OK, self.service_levels().await)),
+            ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), &self.config.build, headers)),
+            ["openapi", "v3", rest @ ..] => {
+                openapi::v3(&self.registry(), &self.config.build, rest, headers, &info.query)
+            }
             _ => discovery::answer(self, &segments, headers),
         }
     }
 
     fn metrics(&self) -> String {
-        let mut out = String::new();
-        out.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
+        let mut out = String::with_capacity(64 * 1024);
+        metrics::family(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects.");
         for kind in self.registry().kinds().iter().filter(|k| k.stored()) {
-            let count = self.cache.resource(kind.stored_resource()).list(kind.store_prefix()).len();
-            out.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.resource()));
+            let count = self.cache.resource(kind.stored_resource()).len();
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {count}", kind.resource());
         }
-        let busy = MAX_IN_FLIGHT - self.in_flight.available_permits();
-        out.push_str("# HELP apiserver_current_inflight_requests Requests worked on now.\n# TYPE apiserver_current_inflight_requests gauge\n");
-        out.push_str(&format!("apiserver_current_inflight_requests {busy}\n"));
+        metrics::family(&mut out, "kubernetes_build_info", "gauge", "What this program is.");
+        let (version, build) = (sampan_api::schema::version(), metrics::escaped(&self.config.build));
+        let _ = writeln!(
+            out,
+            "kubernetes_build_info{{git_commit=\"{build}\",git_version=\"{version}+sampan\"}} 1"
+        );
+        self.metrics.render(&mut out);
+        self.flow.render(&mut out);
         out
     }
 
@@ -335,7 +382,20 @@ impl ApiServer {
             None => self.object_verb(request, info, path, &kind, View::Object, user).await,
             Some(subresource) => match View::of_subresource(subresource) {
                 Some(view) => self.object_verb(request, info, path, &kind, view, user).await,
-                None => self.subresource(request, info, path, &kind, subresource, user).await,
+                None => {
+                    // Of these only the ones that answer with a document come in other encodings.
+                    let answers = [Subresource::Binding, Subresource::Eviction, Subresource::Token];
+                    let encoding = if answers.contains(&subresource) {
+                        respond::negotiate(request.headers(), wire::speaks(&kind))?.encoding
+                    } else {
+                        Encoding::Json
+                    };
+                    let response = self.subresource(request, info, path, &kind, subresource, user).await?;
+                    match encoding {
+                        Encoding::Protobuf => wire::answer(&kind, response).await,
+                        _ => Ok(response),
+                    }
+                }
             },
         }
     }
@@ -349,10 +409,11 @@ impl ApiServer {
         view: View,
         user: &User,
     ) -> Result<ApiResponse, ApiError> {
-        let accepted = respond::negotiate(request.headers())?;
+        let accepted = respond::negotiate(request.headers(), wire::speaks(kind))?;
         let projection = Projection {
             kind: kind.clone(),
             form: accepted.form,
+            encoding: accepted.encoding,
             include: Include::parse(info.query.get("includeObject")),
         };
         let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
@@ -387,7 +448,11 @@ impl ApiServer {
         if let Some(deprecation) = &kind.deprecation {
             respond::add_warnings(&mut response, std::slice::from_ref(deprecation));
         }
-        if accepted.yaml { as_yaml(response).await } else { Ok(response) }
+        match accepted.encoding {
+            Encoding::Json => Ok(response),
+            Encoding::Yaml => as_yaml(response).await,
+            Encoding::Protobuf => wire::answer(kind, response).await,
+        }
     }
 
     #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
@@ -441,7 +506,8 @@ impl ApiServer {
                 let options = delete_options(&content_type, &body, info)?;
                 let deleted = self.delete_collection(&call, &info.query, &options).await?;
                 let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
-                return Ok(respond::json_bytes(StatusCode::OK, projection.list(deleted.iter(), &metadata)));
+                let bytes = projection.list(deleted.iter(), &metadata)?;
+                return Ok(respond::json_bytes(StatusCode::OK, bytes));
             }
         };
         let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };
@@ -506,9 +572,9 @@ fn is_long_running(info: &RequestInfo) -> bool {
         })
 }
 
-/// The platform's own parts and the administrator are never locked out by a crowd.
-fn is_platform(user: &User) -> bool {
-    user.is_in(MASTERS) || user.is_in("system:nodes") || user.name.starts_with("system:kube-")
+/// Whether a request is an apply, which is a verb of its own in metrics.
+fn applies(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/apply-patch"))
 }
 
 /// The sentence of a refused request, in upstream's words.

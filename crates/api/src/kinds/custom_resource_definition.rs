@@ -91,7 +91,9 @@ fn store_version(definition: &mut Value) {
 fn prepare_create(definition: &mut Value) {
     if definition.is_object() {
         set(definition, "status", json!({}));
-        hold(&mut definition["metadata"]);
+        if let Some(metadata) = definition.get_mut("metadata").filter(|metadata| metadata.is_object()) {
+            hold(metadata);
+        }
     }
     store_version(definition);
 }

@@ -3,5 +3,7 @@
 mod access;
 mod custom;
 mod every_kind;
+mod operations;
 mod protocol;
+mod wire;
 mod world;
