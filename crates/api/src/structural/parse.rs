@@ -3,6 +3,9 @@
 //! Source of the rules: `k8s.io/apiextensions-apiserver/pkg/apiserver/schema/validation.go` and
 //! `pkg/apis/apiextensions/validation/validation.go`.
 
+use std::collections::BTreeMap;
+
+use regex::Regex;
 use serde_json::Value;
 
 use super::cost::Estimates;
@@ -14,6 +17,9 @@ use crate::pattern;
 const MAX_DEPTH: usize = 64;
 /// Schemas with more places than this are refused; the largest in use have some ten thousand.
 const MAX_NODES: usize = 50_000;
+
+/// Different patterns of a schema; each may take up to a megabyte when it is compiled.
+const MAX_PATTERNS: usize = 1000;
 
 /// Keywords of JSON schema that no structural schema has.
 const UNSUPPORTED: [&str; 6] =
@@ -91,6 +97,8 @@ impl Place {
 struct Parser {
     errors: Errors,
     nodes: usize,
+    /// Compiled patterns: schemas repeat the same few (quantities, names) at many places.
+    patterns: BTreeMap<String, Regex>,
     estimates: Estimates,
 }
 
@@ -274,7 +282,7 @@ impl Parser {
             ..Checks::default()
         };
         if let Some(text) = schema["pattern"].as_str().filter(|text| !text.is_empty()) {
-            match pattern::compile(text) {
+            match self.pattern(text) {
                 Ok(regex) => checks.pattern = Some(Pattern { text: text.to_owned(), regex }),
                 Err(error) => self.errors.invalid(
                     &path.child("pattern"),
@@ -291,6 +299,18 @@ impl Parser {
                 Some(Box::new(self.nested(&schema["not"], &path.child("not"), depth + 1, Types::None)));
         }
         checks
+    }
+
+    fn pattern(&mut self, text: &str) -> Result<Regex, String> {
+        if let Some(regex) = self.patterns.get(text) {
+            return Ok(regex.clone());
+        }
+        if self.patterns.len() >= MAX_PATTERNS {
+            return Err(format!("a schema may not have more than {MAX_PATTERNS} different ones"));
+        }
+        let regex = pattern::compile(text)?;
+        self.patterns.insert(text.to_owned(), regex.clone());
+        Ok(regex)
     }
 
     fn nested_list(

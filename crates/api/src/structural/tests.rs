@@ -767,6 +767,92 @@ fn names_are_escaped_as_upstream_does() {
     }
 }
 
+/// The cases of the conformance tests `CustomResourceValidationRules`.
+#[test]
+fn conformance_of_rules() {
+    let list = |most: u64| json!({"type": "array", "maxItems": most, "items": {"type": "integer"}});
+    let schema = spec(json!({"type": "object",
+    "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}, "a": list(1000), "b": list(1000), "large": list(725)},
+    "x-kubernetes-validations": [
+        {"rule": "self.x + self.y > 0"},
+        {"rule": "self.a.isSorted() && self.b.isSorted() && ((self.a.sum() + self.b.sum()) % 2 == 0)"},
+        {"rule": "self.large.all(x, self.large.all(y, y == x))"},
+    ]}));
+    let good = json!({"x": 1, "y": 0, "a": [3, 4], "b": [5, 10], "large": [2, 2]});
+    assert_eq!(said(&schema, good), Vec::<String>::new());
+    let found = said(&schema, json!({"x": 0, "y": 0}));
+    assert_eq!(found[0], "spec: Invalid value: \"object\": failed rule: self.x + self.y > 0");
+    let found = said(&schema, json!({ "large": vec![20; 725] }));
+    assert!(found.iter().any(|line| line.contains("call cost exceeds limit")), "{found:?}");
+    let rows = [
+        (json!({"type": "object", "x-kubernetes-validations": [{"rule": "self = 42"}]}), "Syntax error"),
+        (
+            json!({"type": "object", "properties": {"x": {"type": "integer"}}, "x-kubernetes-validations": [{"rule": "self.z == 100"}]}),
+            "undefined field 'z'",
+        ),
+        (
+            json!({"type": "array", "items": {"type": "array", "items": {"type": "string"},
+                "x-kubernetes-validations": [{"rule": "self.all(s, s == 'string constant')"}]}}),
+            "exceeds budget",
+        ),
+    ];
+    for (wrong, expected) in rows {
+        let result = Structural::parse(&object(json!({ "spec": wrong })), false, &Path::new("schema"));
+        assert!(result.is_err_and(|errors| errors.to_string().contains(expected)), "{expected}");
+    }
+}
+
+/// The same for ratcheting: what did not change passes, transition rules always run, rules in unbounded lists are
+/// not too expensive.
+#[test]
+fn conformance_of_ratcheting() {
+    // A comparison of two texts of any length, at any number of places, is too expensive; with a constant it is not.
+    let schema = |rule: Value, most: Value| {
+        let field = json!({"type": "string", "maxLength": most, "x-kubernetes-validations": [rule]});
+        let holder = json!({"type": "object", "properties": {"field": field, "other": {"type": "string"}}});
+        parse(&object(json!({
+            "field": field,
+            "struct": holder,
+            "list": {"type": "array", "maxItems": most, "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["key"],
+                "items": {"type": "object", "required": ["key"], "properties": {
+                    "key": {"type": "string"}, "field": field, "other": {"type": "string"}}}},
+            "map": {"type": "object", "maxProperties": most, "additionalProperties": holder},
+        })))
+    };
+    let object = |field: &str, other: &str| {
+        let holder = json!({"field": field, "other": other});
+        json!({"field": field, "struct": holder, "map": {"foo": holder, "bar": holder},
+            "list": [{"key": "foo", "field": field, "other": other}, {"key": "bar", "field": field, "other": other}]})
+    };
+    let all = ["field", "list[0].field", "list[1].field", "map[bar].field", "map[foo].field", "struct.field"];
+    let none: [&str; 0] = [];
+    let fields = |rule: Value, new: Value, old: Option<Value>| {
+        let most = if rule.to_string().contains("oldSelf") { json!(5) } else { Value::Null };
+        let errors = schema(rule, most).validate(&new, old.as_ref());
+        let mut fields: Vec<String> = errors.0.into_iter().map(|error| error.field).collect();
+        fields.sort();
+        fields
+    };
+    let is_foo = || json!({"rule": "self == \"foo\""});
+    assert_eq!(fields(is_foo(), object("bad", "new"), Some(object("bad", "old"))), none);
+    assert_eq!(fields(is_foo(), object("bad", "x"), Some(object("foo", "x"))), all);
+    let changes = || json!({"rule": "self != oldSelf"});
+    assert_eq!(fields(changes(), object("a", "x"), Some(object("a", "x"))), all);
+    assert_eq!(fields(changes(), object("a", "x"), None), none);
+    let optional =
+        || json!({"rule": "!oldSelf.hasValue() || self != oldSelf.value()", "optionalOldSelf": true});
+    assert_eq!(fields(optional(), object("a", "x"), None), none);
+    assert_eq!(fields(optional(), object("a", "y"), Some(object("a", "x"))), all);
+    assert_eq!(fields(optional(), object("b", "x"), Some(object("a", "x"))), none);
+}
+
+#[test]
+fn schemas_are_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>(_: &T) {}
+    shared(&spec(json!({"type": "integer"})));
+}
+
 /// Any part of a schema or an object may be anything.
 #[test]
 fn junk_is_survived() {
@@ -782,8 +868,8 @@ fn junk_is_survived() {
     ];
     let mut pointers = Vec::new();
     collect(&source, String::new(), &mut pointers);
-    // Every seventh place is enough: the step is coprime to the length of repeating parts.
-    for (index, pointer) in pointers.iter().enumerate().step_by(7) {
+    // Every seventeenth place is enough: the step is coprime to the length of repeating parts.
+    for (index, pointer) in pointers.iter().enumerate().step_by(17) {
         let mut broken = source.clone();
         *broken.pointer_mut(pointer).expect("the place exists") = junk[index % junk.len()].clone();
         if let Ok(schema) = Structural::parse(&broken, false, &Path::new("schema")) {
