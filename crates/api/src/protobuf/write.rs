@@ -332,8 +332,10 @@ mod tests {
         for (i, field) in type_.fields.iter().enumerate().filter(|(_, f)| !f.proto.is_empty()) {
             if let Some(choice) = SchemaOr::of(type_, field) {
                 let value = match choice {
-                    SchemaOr::Bool if i % 2 == 0 => json!(true),
-                    SchemaOr::Array if depth % 2 == 0 => json!([{"type": "string"}, {"type": "integer"}]),
+                    SchemaOr::Bool if i.is_multiple_of(2) => json!(true),
+                    SchemaOr::Array if depth.is_multiple_of(2) => {
+                        json!([{"type": "string"}, {"type": "integer"}])
+                    }
                     SchemaOr::StringArray => json!(["a", "b"]),
                     _ => json!({"type": "object", "title": "t"}),
                 };
@@ -351,12 +353,12 @@ mod tests {
         Some(match type_ {
             FieldType::String => json!(format!("text {i}")),
             FieldType::Bytes => json!("AAECAwQ="),
-            FieldType::Boolean => json!(i % 2 == 0),
-            FieldType::Int32 => json!(if i % 2 == 0 { number } else { -number }),
+            FieldType::Boolean => json!(i.is_multiple_of(2)),
+            FieldType::Int32 => json!(if i.is_multiple_of(2) { number } else { -number }),
             FieldType::Int64 => json!(i64::MIN + number),
             FieldType::Double => json!(number as f64 + 0.5),
             FieldType::Time => json!("2024-05-06T07:08:09.123456Z"),
-            FieldType::IntOrString if i % 2 == 0 => json!("25%"),
+            FieldType::IntOrString if i.is_multiple_of(2) => json!("25%"),
             FieldType::IntOrString => json!(number),
             FieldType::Quantity => json!("100m"),
             FieldType::Any => json!({"any": [1, "x", null]}),

@@ -89,6 +89,11 @@ async fn health_is_told_in_parts() {
     {
         assert_eq!(text(&world, path).await.0, code, "{path}");
     }
+    let watcher = || User::known("prometheus", &["system:monitoring"]);
+    for (user, code) in [(watcher(), 200), (User::known("eve", &[]), 403)] {
+        let answer = world.send_as(user, Method::GET, "/metrics", JSON, "").await;
+        assert_eq!(answer.code, code);
+    }
     // Who is not ready still answers.
     world.get("/api/v1/namespaces").await.expect(200);
 }
