@@ -399,6 +399,32 @@ mod tests {
     }
 
     #[test]
+    fn damaged_documents_are_read_or_refused() {
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut below = |limit: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            // The remainder is below the limit.
+            (random % limit as u64) as usize
+        };
+        let mut refused = 0;
+        for name in Types::get().names().filter(|name| knows(name)) {
+            let type_ = Types::get().type_(name).expect("from the table");
+            let whole = encode(name, "v1", "K", &sample(type_, 2)).expect("writes");
+            for _ in 0..50 {
+                let mut bytes = whole.clone();
+                for _ in 0..=below(3) {
+                    let at = MAGIC.len() + below(bytes.len() - MAGIC.len());
+                    bytes[at] = below(256) as u8;
+                }
+                refused += usize::from(decode(&bytes, name).is_err());
+            }
+        }
+        assert!(refused > 1000, "only {refused} were refused");
+    }
+
+    #[test]
     fn lists_and_projections() {
         let mut list = ListWriter::new(&json!({"resourceVersion": "7"})).expect("writes");
         for name in ["a", "b"] {
