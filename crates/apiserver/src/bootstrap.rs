@@ -86,6 +86,21 @@ const ROLES: &[Role] = &[
         subjects: &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
     },
     Role {
+        name: "system:monitoring",
+        rules: &[],
+        urls: &[
+            "/healthz",
+            "/healthz/*",
+            "/livez",
+            "/livez/*",
+            "/metrics",
+            "/metrics/slis",
+            "/readyz",
+            "/readyz/*",
+        ],
+        subjects: &[("Group", "system:monitoring")],
+    },
+    Role {
         name: "system:basic-user",
         rules: &[
             (

@@ -56,19 +56,19 @@ struct State {
     read_at: Option<(u64, u64)>,
     configuration: Arc<Configuration>,
     /// Positions of levels in the scheduler, by name; a name keeps its position.
-    positions: Vec<String>,
+    positions: Vec<Arc<str>>,
     scheduler: Scheduler,
     doors: BTreeMap<Ticket, oneshot::Sender<()>>,
-    dispatched: BTreeMap<(String, String), u64>,
-    refused: BTreeMap<(String, String, &'static str), u64>,
+    dispatched: BTreeMap<(Arc<str>, Arc<str>), u64>,
+    refused: BTreeMap<(Arc<str>, Arc<str>, &'static str), u64>,
 }
 
 /// Seats that are held until this is dropped.
 pub(crate) struct Permit {
     flow: Arc<FlowControl>,
     ticket: Ticket,
-    schema_uid: String,
-    level_uid: String,
+    schema_uid: Arc<str>,
+    level_uid: Arc<str>,
 }
 
 impl Permit {
@@ -153,66 +153,49 @@ impl FlowControl {
         let seats = self.seats(info);
         let configuration = self.current();
         let class = configuration.classify(user, info);
-        let (level_name, level_uid, _) = &configuration.levels[class.level];
-        let (permit, door) = self.enter(&class, level_name, level_uid, seats)?;
-        let dispatched = || count(&mut self.lock().dispatched, (class.schema.clone(), level_name.clone()));
-        let Some(door) = door else {
-            dispatched();
-            return Ok(permit);
-        };
+        let (level, level_uid, _) = &configuration.levels[class.level];
+        let (ticket, door) = self.enter(&class, level, seats)?;
+        let (schema_uid, level_uid) = (class.schema_uid.clone(), level_uid.clone());
+        let permit = Permit { flow: self.clone(), ticket, schema_uid, level_uid };
+        let Some(door) = door else { return Ok(permit) };
         let since = Instant::now();
         let opened = tokio::time::timeout(QUEUE_WAIT, door).await;
         self.wait.observe(since.elapsed());
-        match opened {
-            Ok(Ok(())) => {
-                dispatched();
-                Ok(permit)
-            }
-            // The permit is dropped here, which takes the request out of its queue.
-            _ => {
-                self.count_refusal(&class, level_name, Refusal::TimeOut);
-                Err(ApiError::too_many_requests())
-            }
+        if let Ok(Ok(())) = opened {
+            count(&mut self.lock().dispatched, (class.schema, level.clone()));
+            return Ok(permit);
         }
+        // The permit is dropped here, which takes the request out of its queue.
+        count(&mut self.lock().refused, (class.schema, level.clone(), Refusal::TimeOut.as_str()));
+        Err(ApiError::too_many_requests())
     }
 
     /// Comes to the level; with a door to wait at if there is no seat yet.
     fn enter(
-        self: &Arc<Self>,
+        &self,
         class: &Class,
-        level_name: &str,
-        level_uid: &str,
+        level: &Arc<str>,
         seats: usize,
-    ) -> Result<(Permit, Option<oneshot::Receiver<()>>), ApiError> {
+    ) -> Result<(Ticket, Option<oneshot::Receiver<()>>), ApiError> {
         let now = self.now();
         let mut state = self.lock();
         // The level was there when the request was classified, and positions stay.
-        let position = state.positions.iter().position(|name| name == level_name).unwrap_or(usize::MAX);
-        let permit = |ticket| Permit {
-            flow: self.clone(),
-            ticket,
-            schema_uid: class.schema_uid.clone(),
-            level_uid: level_uid.to_owned(),
-        };
-        let (ticket, door) = match state.scheduler.arrive(position, class.flow, seats, now) {
-            Arrival::Runs(ticket) => (ticket, None),
+        let position = state.positions.iter().position(|name| name == level).unwrap_or(usize::MAX);
+        match state.scheduler.arrive(position, class.flow, seats, now) {
+            Arrival::Runs(ticket) => {
+                count(&mut state.dispatched, (class.schema.clone(), level.clone()));
+                Ok((ticket, None))
+            }
             Arrival::Waits(ticket) => {
                 let (sender, receiver) = oneshot::channel();
                 state.doors.insert(ticket, sender);
-                (ticket, Some(receiver))
+                Ok((ticket, Some(receiver)))
             }
             Arrival::Refused(why) => {
-                drop(state);
-                self.count_refusal(class, level_name, why);
-                return Err(ApiError::too_many_requests());
+                count(&mut state.refused, (class.schema.clone(), level.clone(), why.as_str()));
+                Err(ApiError::too_many_requests())
             }
-        };
-        drop(state);
-        Ok((permit(ticket), door))
-    }
-
-    fn count_refusal(&self, class: &Class, level: &str, why: Refusal) {
-        count(&mut self.lock().refused, (class.schema.clone(), level.to_owned(), why.as_str()));
+        }
     }
 
     fn leave(&self, ticket: Ticket) {

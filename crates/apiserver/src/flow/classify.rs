@@ -2,6 +2,7 @@
 //! namespace with whom it shares.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,7 +20,7 @@ const MAX_QUEUES: i64 = 4096;
 pub(super) struct Configuration {
     schemas: Vec<Schema>,
     /// Levels and their uids, each name once.
-    pub(super) levels: Vec<(String, String, LevelConfig)>,
+    pub(super) levels: Vec<(Arc<str>, Arc<str>, LevelConfig)>,
 }
 
 /// Where a request goes.
@@ -27,16 +28,16 @@ pub(super) struct Configuration {
 pub(super) struct Class {
     /// Position in [`Configuration::levels`].
     pub(super) level: usize,
-    pub(super) schema: String,
-    pub(super) schema_uid: String,
+    pub(super) schema: Arc<str>,
+    pub(super) schema_uid: Arc<str>,
     /// The same for all requests of a flow.
     pub(super) flow: u64,
 }
 
 #[derive(Debug)]
 struct Schema {
-    name: String,
-    uid: String,
+    name: Arc<str>,
+    uid: Arc<str>,
     level: usize,
     spec: SchemaSpec,
 }
@@ -117,12 +118,13 @@ impl Configuration {
         };
         let more_levels = missing(levels, defaults::levels());
         let more_schemas = missing(schemas, defaults::schemas());
-        let levels: Vec<(String, String, LevelConfig)> = levels
+        let levels: Vec<(Arc<str>, Arc<str>, LevelConfig)> = levels
             .iter()
             .chain(&more_levels)
             .map(|level| {
                 let name = text(&level["metadata"]["name"]);
-                let config = if name == EXEMPT { LevelConfig::Exempt } else { level_config(&level["spec"]) };
+                let config =
+                    if *name == *EXEMPT { LevelConfig::Exempt } else { level_config(&level["spec"]) };
                 (name, text(&level["metadata"]["uid"]), config)
             })
             .collect();
@@ -132,7 +134,7 @@ impl Configuration {
             .filter_map(|schema| {
                 let spec = SchemaSpec::deserialize(&schema["spec"]).ok()?;
                 let level =
-                    levels.iter().position(|(n, _, _)| *n == spec.priority_level_configuration.name)?;
+                    levels.iter().position(|(n, _, _)| **n == *spec.priority_level_configuration.name)?;
                 let (name, uid) = (text(&schema["metadata"]["name"]), text(&schema["metadata"]["uid"]));
                 Some(Schema { name, uid, level, spec })
             })
@@ -155,17 +157,17 @@ impl Configuration {
             },
             // The schema for everybody may have been narrowed by hand; its level is always there.
             None => Class {
-                level: self.levels.iter().position(|(name, _, _)| name == CATCH_ALL).unwrap_or(0),
-                schema: CATCH_ALL.to_owned(),
-                schema_uid: String::new(),
+                level: self.levels.iter().position(|(name, _, _)| **name == *CATCH_ALL).unwrap_or(0),
+                schema: CATCH_ALL.into(),
+                schema_uid: "".into(),
                 flow: 0,
             },
         }
     }
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
+fn text(value: &Value) -> Arc<str> {
+    value.as_str().unwrap_or_default().into()
 }
 
 fn level_config(spec: &Value) -> LevelConfig {
@@ -306,7 +308,7 @@ mod tests {
         ];
         for (user, method, uri, schema, level) in rows {
             let class = class(&configuration, user, method.clone(), uri);
-            let found = (class.schema.as_str(), configuration.levels[class.level].0.as_str());
+            let found = (&*class.schema, &*configuration.levels[class.level].0);
             assert_eq!(found, (schema, level), "{} {uri}", user.name);
         }
     }
@@ -348,7 +350,7 @@ mod tests {
             hand_size: 4,
             queue_length_limit: 3,
         };
-        assert_eq!(configuration.levels[0], ("special".to_owned(), "2".to_owned(), expected));
+        assert_eq!(configuration.levels[0], ("special".into(), "2".into(), expected));
         let person = User::known("eve", &[]);
         let rows = [
             (person.clone(), "/api/v1/namespaces/a/pods", "mine"),
@@ -357,7 +359,7 @@ mod tests {
             (User::known("root", &["system:masters"]), "/version", "exempt"),
         ];
         for (user, uri, schema) in rows {
-            assert_eq!(class(&configuration, &user, http::Method::GET, uri).schema, schema, "{uri}");
+            assert_eq!(class(&configuration, &user, http::Method::GET, uri).schema.as_ref(), schema, "{uri}");
         }
     }
 }

@@ -206,12 +206,10 @@ fn schema(schema: &Schema) -> Value {
         })
         .collect();
     let resources = |verbs: &[&str], group: &str, resources: &[&str], cluster: bool| {
-        let mut rule = json!({"verbs": verbs, "apiGroups": [group], "resources": resources});
+        let mut rule =
+            json!({"verbs": verbs, "apiGroups": [group], "resources": resources, "namespaces": ["*"]});
         if cluster {
             rule["clusterScope"] = true.into();
-        }
-        if group != "" || !cluster {
-            rule["namespaces"] = json!(["*"]);
         }
         rule
     };

@@ -9,15 +9,18 @@
 //!
 //! Each level has seats by its share of all seats. What it does not use, it lends up to a part; it takes its own back as
 //! they become free. A flow is dealt a small hand of the level's queues and joins the shortest of them (shuffle
-//! sharding), so that one busy flow rarely fills all queues of another. Queues take turns by the work they were given:
-//! each has a virtual time at which its next request would begin if all queues shared the level evenly, and the earliest
-//! goes first (fair queuing for server requests, KEP-1040).
+//! sharding), so that one busy flow rarely fills all queues of another. The queue that holds the fewest seats goes first;
+//! among equals, queues take turns by the work they were given: each has a virtual time at which its next request would
+//! begin if all queues shared the level evenly, and the earliest goes first (fair queuing for server requests, KEP-1040).
+//! Upstream goes by virtual time alone, which learns of a request's work when it ends: who holds seats for long, such as
+//! with a body that does not come, would be given the next ones too.
 //!
 //! Times are seconds as the caller counts them. Two levels never wait for each other.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Work that is assumed of a request until it has been seen, in seconds of one seat.
+/// Work that is assumed of a request when it begins, in seconds of one seat, so that a queue does not get all seats of
+/// one moment. What it really takes is counted while it runs.
 const GUESSED_SECONDS: f64 = 0.003;
 
 /// How a level is set up.
@@ -87,8 +90,7 @@ struct Request {
     queue: Option<usize>,
     flow: u64,
     seats: usize,
-    /// When it began to run.
-    started: Option<f64>,
+    running: bool,
 }
 
 #[derive(Debug, Default)]
@@ -188,7 +190,7 @@ impl Scheduler {
                 queue.seats_waiting = 0;
                 (queue.running, queue.seats_running) = (0, 0);
             }
-            for request in self.requests.values_mut().filter(|r| r.level == i && r.started.is_some()) {
+            for request in self.requests.values_mut().filter(|r| r.level == i && r.running) {
                 request.queue =
                     request.queue.map(|_| level.choose_queue(request.flow)).filter(|_| wanted > 0);
                 if let Some(queue) = request.queue.and_then(|q| level.queues.get_mut(q)) {
@@ -218,15 +220,15 @@ impl Scheduler {
         };
         // A request larger than its level would wait for ever.
         let seats = seats.clamp(1, level.most.max(1));
-        let mut request = Request { level: level_index, queue: None, flow, seats, started: None };
+        let mut request = Request { level: level_index, queue: None, flow, seats, running: false };
         level.advance(now);
         match queues {
-            None => self.begin(ticket, request, now),
+            None => self.begin(ticket, request),
             Some(0) => {
                 if !self.has_room(level_index, seats) {
                     return Arrival::Refused(Refusal::ConcurrencyLimit);
                 }
-                self.begin(ticket, request, now);
+                self.begin(ticket, request);
             }
             Some(_) => {
                 let queue = level.choose_queue(flow);
@@ -252,26 +254,25 @@ impl Scheduler {
         let Some(level) = self.levels.get_mut(request.level) else { return Vec::new() };
         level.advance(now);
         let queue = request.queue.and_then(|q| level.queues.get_mut(q));
-        match (request.started, queue) {
-            (Some(started), queue) => {
+        match (request.running, queue) {
+            (true, queue) => {
                 level.running -= 1;
                 level.seats_running -= request.seats;
                 if let Some(queue) = queue {
                     queue.running -= 1;
                     queue.seats_running -= request.seats;
-                    // The guess becomes what it really was.
-                    let took = (now - started).max(0.0);
-                    queue.next_begin += (took - GUESSED_SECONDS) * request.seats as f64;
+                    // What it really took has been counted as it passed.
+                    queue.next_begin -= GUESSED_SECONDS * request.seats as f64;
                 }
             }
-            (None, Some(queue)) => {
+            (false, Some(queue)) => {
                 if let Some(at) = queue.waiting.iter().position(|waiting| *waiting == ticket) {
                     queue.waiting.remove(at);
                     queue.seats_waiting -= request.seats;
                     level.waiting -= 1;
                 }
             }
-            (None, None) => {}
+            (false, None) => {}
         }
         self.begin_waiting(now)
     }
@@ -307,12 +308,12 @@ impl Scheduler {
         wanted <= level.most && wanted + others <= self.total
     }
 
-    fn begin(&mut self, ticket: Ticket, mut request: Request, now: f64) {
+    fn begin(&mut self, ticket: Ticket, mut request: Request) {
         if let Some(level) = self.levels.get_mut(request.level) {
             level.running += 1;
             level.seats_running += request.seats;
         }
-        request.started = Some(now);
+        request.running = true;
         self.requests.insert(ticket, request);
     }
 
@@ -333,7 +334,7 @@ impl Scheduler {
                 queue.seats_waiting -= request.seats;
                 queue.next_begin += GUESSED_SECONDS * request.seats as f64;
             }
-            self.begin(ticket, request, now);
+            self.begin(ticket, request);
             begun.push(ticket);
         }
         begun
@@ -386,6 +387,9 @@ impl Level {
         let busy = self.queues.iter().filter(|queue| !queue.is_idle()).count();
         if busy > 0 && passed > 0.0 {
             self.virtual_now += passed * self.seats_running as f64 / busy as f64;
+            for queue in &mut self.queues {
+                queue.next_begin += passed * queue.seats_running as f64;
+            }
         }
     }
 
@@ -404,8 +408,11 @@ impl Level {
         let virtual_now = self.virtual_now;
         if let Some(queue) = self.queues.get_mut(queue) {
             if queue.is_idle() {
-                // Having had nothing to do earns no credit; old debts are forgiven.
+                // Old debts are forgiven.
                 queue.next_begin = virtual_now;
+            } else if queue.waiting.is_empty() {
+                // Having had nothing to ask for earns no credit.
+                queue.next_begin = queue.next_begin.max(virtual_now);
             }
             queue.waiting.push_back(ticket);
             queue.seats_waiting += seats;
@@ -419,9 +426,11 @@ impl Level {
             return None;
         }
         self.advance(now);
-        let waiting =
-            self.queues.iter().enumerate().filter_map(|(i, q)| Some((i, q.next_begin, *q.waiting.front()?)));
-        let first = waiting.min_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)))?;
+        let waiting = self.queues.iter().enumerate().filter_map(|(i, q)| Some((i, q, *q.waiting.front()?)));
+        let first = waiting.min_by(|(_, a, a_ticket), (_, b, b_ticket)| {
+            let by_seats = a.seats_running.cmp(&b.seats_running);
+            by_seats.then(a.next_begin.total_cmp(&b.next_begin)).then(a_ticket.cmp(b_ticket))
+        })?;
         Some((first.0, first.2))
     }
 

@@ -90,6 +90,8 @@ async fn script(world: &World, kind: &Kind) {
     assert_eq!((again.code, again.body["reason"].as_str()), (409, Some("AlreadyExists")), "{what}");
     let got = world.get(&one).await.expect(200);
     assert_eq!(got, created, "{what}: read differs from written");
+    let wire = in_protobuf(world, &one, kind.schema_name()).await;
+    assert_eq!(sayable(wire), sayable(got), "{what}: protobuf differs from JSON");
 
     let labelled =
         world.patch(&one, MERGE, &json!({"metadata": {"labels": {"test": "yes"}}})).await.expect(200);
@@ -161,6 +163,34 @@ async fn release(world: &World, one: &str) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     panic!("{one} does not go");
+}
+
+/// Without what protobuf cannot tell from nothing: empty lists and maps, zeros, empty texts.
+fn sayable(value: Value) -> Value {
+    let said = |value: &Value| match value {
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    };
+    match value {
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(k, v)| (k, sayable(v))).filter(|(_, v)| said(v)).collect())
+        }
+        Value::Array(items) => items.into_iter().map(sayable).collect(),
+        other => other,
+    }
+}
+
+async fn in_protobuf(world: &World, path: &str, schema: &str) -> Value {
+    let request = http::Request::builder()
+        .uri(path)
+        .header("accept", "application/vnd.kubernetes.protobuf")
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let body = world.raw(admin(), request).await.into_body().collect().await.expect("a body").to_bytes();
+    sampan_api::protobuf::decode(&body, schema).expect("protobuf")
 }
 
 async fn table_of(world: &World, path: &str) -> Value {

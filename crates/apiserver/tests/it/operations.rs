@@ -1,8 +1,15 @@
 //! What operators see: metrics, health, and who is served under load.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::stream;
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
-use sampan_apiserver::User;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use sampan_apiserver::{InProcess, User};
+use tokio::sync::watch;
+use tower::Service as _;
 
 use crate::world::{JSON, World, admin};
 
@@ -89,34 +96,93 @@ async fn health_is_told_in_parts() {
     {
         assert_eq!(text(&world, path).await.0, code, "{path}");
     }
+    let watcher = || User::known("prometheus", &["system:monitoring"]);
+    for (user, code) in [(watcher(), 200), (User::known("eve", &[]), 403)] {
+        let answer = world.send_as(user, Method::GET, "/metrics", JSON, "").await;
+        assert_eq!(answer.code, code);
+    }
     // Who is not ready still answers.
     world.get("/api/v1/namespaces").await.expect(200);
 }
 
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// A request that has its seat, or waits for one, and does not finish before the gate has opened this far.
+async fn slow_request(world: &World, i: usize, mut gate: watch::Receiver<usize>) -> u16 {
+    let body = stream::once(async move {
+        gate.wait_for(|open| *open > i).await.expect("the gate outlives its waiters");
+        Ok::<_, Infallible>(Frame::data(bytes::Bytes::from_static(
+            br#"{"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}"#,
+        )))
+    });
+    let request = Request::post(REVIEWS)
+        .header("content-type", JSON)
+        .body(StreamBody::new(Box::pin(body)))
+        .expect("a request");
+    let mut service = InProcess::new(world.server.clone(), User::known("eve", &[]), "test/1");
+    match service.call(request).await {
+        Ok(response) => {
+            let refused = response.status() == 429;
+            assert_eq!(response.headers().contains_key("retry-after"), refused);
+            response.status().as_u16()
+        }
+        Err(never) => match never {},
+    }
+}
+
+/// Requests of the level for everybody: those that run, those that wait.
+async fn occupancy(world: &World) -> (usize, usize) {
+    let (_, metrics) = text(world, "/metrics").await;
+    let value = |name: &str| {
+        let line =
+            format!("apiserver_flowcontrol_current_{name}_requests{{priority_level=\"global-default\"}} ");
+        metrics.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+    };
+    (value("executing"), value("inqueue"))
+}
+
 #[tokio::test]
 async fn everybody_is_served_in_a_crowd() {
+    const CROWD: usize = 1000;
     let world = World::new().await;
-    let eve = || User::known("eve", &[]);
-    // More than all queues and seats of her level hold: some wait, some are refused, nobody else notices.
-    let crowd = (0..1000).map(|_| world.send_as(eve(), Method::GET, "/version", JSON, ""));
+    let (gate, closed) = watch::channel(0);
+    let crowd = (0..CROWD).map(|i| slow_request(&world, i, closed.clone()));
     let crowd = futures::future::join_all(crowd);
-    let beat = async {
-        let node = User::known("system:node:a", &["system:nodes"]);
-        for _ in 0..20 {
-            let answer = world.send_as(node.clone(), Method::GET, "/api/v1/nodes/a", JSON, "").await;
-            // Forbidden or not found, but never too many requests.
-            assert_ne!(answer.code, 429, "{}", answer.body);
+    let others = async {
+        // She has all seats her level may use, and her queues are full; the rest was refused.
+        let mut before = (0, 0);
+        let (running, waiting) = loop {
             tokio::task::yield_now().await;
+            let now = occupancy(&world).await;
+            if now.1 > 100 && now == before {
+                break now;
+            }
+            before = now;
+        };
+        assert!(running >= 49 && running + waiting < CROWD, "{running} run, {waiting} wait");
+        // Nodes have seats of their own, and so have controllers.
+        for (user, groups) in [("system:node:a", &["system:nodes"][..]), ("system:kube-scheduler", &[])] {
+            let answer = world.send_as(User::known(user, groups), Method::GET, "/version", JSON, "");
+            let answer = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("no waiting");
+            assert_eq!(answer.code, 200, "{user}: {}", answer.body);
         }
+        // Another user of the same level waits for a seat, but not behind the crowd.
+        let adam = world.send_as(User::known("adam", &[]), Method::GET, "/version", JSON, "");
+        let open = async {
+            while occupancy(&world).await.1 <= waiting {
+                tokio::task::yield_now().await;
+            }
+            gate.send_replace(20);
+        };
+        let (answer, ()) = futures::future::join(adam, open).await;
+        assert_eq!(answer.code, 200, "{}", answer.body);
+        let (_, still) = occupancy(&world).await;
+        assert!(still > 50, "adam came after the crowd: only {still} wait");
+        gate.send_replace(CROWD);
     };
-    let (answers, ()) = futures::future::join(crowd, beat).await;
-    assert!(answers.iter().all(|a| a.code == 200 || a.code == 429));
-    for refused in answers.iter().filter(|a| a.code == 429) {
-        assert!(refused.headers.contains_key("retry-after"));
-    }
-    assert!(answers.iter().filter(|a| a.code == 200).count() > 50);
-    // Every seat was given back.
-    let (_, metrics) = text(&world, "/metrics").await;
-    let executing = "apiserver_flowcontrol_current_executing_requests{priority_level=\"global-default\"} 0\n";
-    assert!(metrics.contains(executing), "{metrics}");
+    let (answers, ()) = futures::future::join(crowd, others).await;
+    let served = answers.iter().filter(|code| **code == 201).count();
+    let refused = answers.iter().filter(|code| **code == 429).count();
+    assert!(served > 100 && refused > 100 && served + refused == CROWD, "{served} served, {refused} refused");
+    assert_eq!(occupancy(&world).await, (0, 0), "a seat was not given back");
 }

@@ -137,6 +137,15 @@ fn configuration_changes_under_load() {
     assert_eq!((ended, scheduler.occupancy(0).running, scheduler.occupancy(0).waiting), (7, 0, 0));
 }
 
+#[test]
+fn seats_held_for_long_count_while_they_are_held() {
+    let mut scheduler = scheduler(10, &[limited(1, 64)]);
+    let crowd: Vec<Arrival> = (0..40).map(|_| scheduler.arrive(0, 1, 1, 0.0)).collect();
+    // A second later nothing of the crowd has ended, and somebody else comes.
+    let Arrival::Waits(other) = scheduler.arrive(0, 987_654_321, 1, 1.0) else { panic!("no seat is free") };
+    assert_eq!(scheduler.leave(runs(crowd[0]), 1.0), [other]);
+}
+
 /// A generator whose numbers a test can repeat (xorshift).
 struct Random(u64);
 
