@@ -8,7 +8,7 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
-use crate::admission::node_of;
+use crate::admission::{copy_topology_labels, node_of};
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
 use crate::books::seconds;
@@ -18,7 +18,7 @@ use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse};
 use crate::server::{ApiServer, content_type, read_body, read_document};
 use crate::view::View;
-use crate::write::{WriteCall, parse};
+use crate::write::{Replaced, WriteCall, parse};
 
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;
@@ -108,8 +108,11 @@ impl ApiServer {
             for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
                 new["metadata"]["annotations"][key] = value.clone();
             }
-            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Resize, call.user);
-            if call.dry_run || self.replace(&write, &current, old, new, None).await?.is_some() {
+            copy_topology_labels(self, node, &mut new);
+            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Binding, call.user);
+            let stored = call.dry_run
+                || matches!(self.replace(&write, &current, old, new, None).await?, Replaced::Stored(_));
+            if stored {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 return Ok(respond::json_value(StatusCode::CREATED, &status));
             }

@@ -25,6 +25,8 @@ pub(crate) enum View {
     Resize,
     /// Ephemeral containers of a pod.
     EphemeralContainers,
+    /// The node of a pod. Written by the server for `/binding`, which is an action and no document.
+    Binding,
 }
 
 impl View {
@@ -49,6 +51,7 @@ impl View {
             Self::Finalize => "finalize",
             Self::Resize => "resize",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Binding => "binding",
         }
     }
 
@@ -87,7 +90,7 @@ impl View {
     pub(crate) fn merge_into(self, old: &Value, document: Value) -> Value {
         let mut new = old.clone();
         match self {
-            Self::Object => return document,
+            Self::Object | Self::Binding => return document,
             Self::Status => copy_field(&mut new, &document, "status"),
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);

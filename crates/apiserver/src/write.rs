@@ -17,7 +17,7 @@ use sampan_api::{defaults, metadata};
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, Notes, Operation};
 use crate::auth::User;
 use crate::books::{
     copy_field, durability, generate_name, is_finished, keep_books, manager_of, new_books, same_object,
@@ -31,6 +31,9 @@ use crate::view::View;
 
 /// How often a server-made change is retried after somebody else was faster.
 const MAX_CONFLICTS: usize = 64;
+
+/// How many generated names may be taken before a create gives up.
+const MAX_TAKEN: usize = 8;
 
 /// What to do about fields nobody knows (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub(crate) struct WriteCall<'a> {
     /// `force` of an apply.
     force: bool,
     pub(crate) now: Timestamp,
+    /// What admission has to say beside its verdict.
+    pub(crate) notes: Notes,
 }
 
 /// A finished write.
@@ -62,6 +67,24 @@ pub(crate) struct Written {
     /// The object (or its view) as stored.
     pub(crate) bytes: Bytes,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Written {
+    /// With the warnings of decoding and of admission.
+    fn new(call: &WriteCall<'_>, code: StatusCode, bytes: Bytes, mut warnings: Vec<String>) -> Self {
+        warnings.extend(call.notes.warnings());
+        Self { code, bytes, warnings }
+    }
+}
+
+/// What became of one attempt to replace an object.
+pub(crate) enum Replaced {
+    /// It is stored.
+    Stored(Bytes),
+    /// Somebody else changed the object meanwhile.
+    Modified,
+    /// Something that admission counted on has changed, such as the usage of a quota.
+    Again,
 }
 
 /// How a document changes.
@@ -118,6 +141,7 @@ impl<'a> WriteCall<'a> {
             field_validation,
             force,
             now: Timestamp::now(),
+            notes: Notes::default(),
         })
     }
 
@@ -140,6 +164,7 @@ impl<'a> WriteCall<'a> {
             field_validation: FieldValidation::Ignore,
             force: false,
             now: Timestamp::now(),
+            notes: Notes::default(),
         }
     }
 
@@ -249,7 +274,8 @@ impl ApiServer {
         }
         let generated = document["metadata"]["name"].as_str().is_none_or(str::is_empty)
             && document["metadata"]["generateName"].as_str().is_some_and(|p| !p.is_empty());
-        for _ in 0..8 {
+        let (mut taken, mut conflicts) = (0, 0);
+        while taken < MAX_TAKEN && conflicts < MAX_CONFLICTS {
             let mut object = document.clone();
             if generated {
                 let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
@@ -257,19 +283,26 @@ impl ApiServer {
             }
             match self.create_once(call, object, None).await {
                 // A generated name that is taken is the server's bad luck, not the client's.
-                Err(e) if generated && e.reason == "AlreadyExists" => {}
-                other => return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings }),
+                Err(e) if generated && e.reason == "AlreadyExists" => taken += 1,
+                Ok(None) => conflicts += 1,
+                Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                Err(error) => return Err(error),
             }
+        }
+        if conflicts == MAX_CONFLICTS {
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(ApiError::modified(kind, name));
         }
         Err(ApiError::already_exists(kind, document["metadata"]["generateName"].as_str().unwrap_or_default()))
     }
 
+    /// One attempt to create an object. `None`: something that admission counted on has changed meanwhile.
     async fn create_once(
         &self,
         call: &WriteCall<'_>,
         mut object: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Option<Bytes>, ApiError> {
         let kind = call.kind;
         new_books(&mut object, kind, call.now);
         if kind.has(Subresource::Status)
@@ -281,14 +314,7 @@ impl ApiServer {
         (kind.strategy.prepare_create)(&mut object);
         defaults::apply(&kind.schema, &mut object);
         (kind.strategy.default)(&mut object);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: None,
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Create, None);
         let held = admission::mutate(&admission, &mut object).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
@@ -296,7 +322,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
-        admission::validate(&admission, &object)?;
+        let charges = admission::validate(&admission, &object).await?;
         let (api_version, time) = (kind.api_version(), seconds(call.now));
         let manager = call.manager(&api_version, &time);
         match merged {
@@ -307,7 +333,7 @@ impl ApiServer {
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
-                None => Ok(encode::with_revision(&object, self.store.revision().0)),
+                None => Ok(Some(encode::with_revision(&object, self.store.revision().0))),
             };
         }
         let mut compare = vec![Compare::Absent(key.clone())];
@@ -319,13 +345,16 @@ impl ApiServer {
             value: encode::for_store(&object),
             durability: durability(kind, call.namespace),
         };
-        match self.store.transact(Transaction { compare, ops: vec![put] }).await? {
-            TransactionResult::Committed { mut puts, .. } => {
+        let mut ops = vec![put];
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { puts, .. } => {
                 held.commit();
-                puts.pop()
-                    .map(|kv| kv.value)
-                    .ok_or_else(|| ApiError::internal("the store returned no object"))
+                let stored = puts.into_iter().next();
+                let stored = stored.ok_or_else(|| ApiError::internal("the store returned no object"))?;
+                Ok(Some(stored.value))
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
                 Err(ApiError::already_exists(kind, &name))
             }
@@ -367,14 +396,14 @@ impl ApiServer {
             check_uid(call, &old, &wanted)?;
             let new = call.view.merge_into(&old, wanted);
             match self.replace(call, &current, old, new, None).await? {
-                Some(bytes) => {
-                    return Ok(Written { code: StatusCode::OK, bytes: call.view.bytes(bytes), warnings });
+                Replaced::Stored(bytes) => {
+                    return Ok(Written::new(call, StatusCode::OK, call.view.bytes(bytes), warnings));
                 }
-                None if conditional && matches!(change, Change::Replace(_)) => {
+                Replaced::Modified if conditional && matches!(change, Change::Replace(_)) => {
                     return Err(ApiError::modified(call.kind, call.name));
                 }
-                None if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
-                None => retries += 1,
+                _ if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
+                _ => retries += 1,
             }
         }
     }
@@ -416,16 +445,17 @@ impl ApiServer {
             match (current, old) {
                 (Some(current), Some(old)) => {
                     let new = call.view.merge_into(&old, new);
-                    if let Some(bytes) = self.replace(call, &current, old, new, Some(merged)).await? {
-                        return Ok(Written { code: StatusCode::OK, bytes, warnings });
+                    let replaced = self.replace(call, &current, old, new, Some(merged)).await?;
+                    if let Replaced::Stored(bytes) = replaced {
+                        return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                     }
                 }
                 _ if call.view != View::Object => return Err(ApiError::not_found(kind, call.name)),
                 _ => match self.create_once(call, new, Some(merged)).await {
                     Err(e) if e.reason == "AlreadyExists" => {}
-                    other => {
-                        return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings });
-                    }
+                    Ok(None) => {}
+                    Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                    Err(error) => return Err(error),
                 },
             }
         }
@@ -437,7 +467,7 @@ impl ApiServer {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
     }
 
-    /// Completes, checks and stores the successor of an object. `None`: somebody else changed it meanwhile.
+    /// Completes, checks and stores the successor of an object.
     pub(crate) async fn replace(
         &self,
         call: &WriteCall<'_>,
@@ -445,7 +475,7 @@ impl ApiServer {
         old: Value,
         mut new: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Option<Bytes>, ApiError> {
+    ) -> Result<Replaced, ApiError> {
         let kind = call.kind;
         keep_books(&mut new, &old);
         if call.view == View::Object && kind.has(Subresource::Status) {
@@ -456,14 +486,7 @@ impl ApiServer {
         }
         defaults::apply(&kind.schema, &mut new);
         (kind.strategy.default)(&mut new);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: Some(&old),
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Update, Some(&old));
         let held = admission::mutate(&admission, &mut new).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
         errors.extend(metadata::validate_update(&new, &old));
@@ -476,7 +499,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
-        admission::validate(&admission, &new)?;
+        let charges = admission::validate(&admission, &new).await?;
         if kind.generation && !same_spec(&new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
@@ -488,10 +511,10 @@ impl ApiServer {
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
         }
         if same_object(&new, &old) {
-            return Ok(Some(current.value.clone()));
+            return Ok(Replaced::Stored(current.value.clone()));
         }
         if call.dry_run {
-            return Ok(Some(encode::with_revision(&new, current.mod_revision.0)));
+            return Ok(Replaced::Stored(encode::with_revision(&new, current.mod_revision.0)));
         }
         let key = current.key.clone();
         let op = if is_finished(&new, kind) {
@@ -503,20 +526,23 @@ impl ApiServer {
                 durability: durability(kind, call.namespace),
             }
         };
-        let compare = vec![Compare::ModRevision(key, current.mod_revision)];
-        match self.store.transact(Transaction { compare, ops: vec![op] }).await? {
-            TransactionResult::Committed { revision, mut puts } => {
+        let gone = matches!(op, Op::Delete { .. });
+        let (mut compare, mut ops) = (vec![Compare::ModRevision(key, current.mod_revision)], vec![op]);
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { revision, puts } => {
                 held.commit();
-                match puts.pop() {
-                    Some(kv) => Ok(Some(kv.value)),
+                match puts.into_iter().next().filter(|_| !gone) {
+                    Some(kv) => Ok(Replaced::Stored(kv.value)),
                     None => {
                         self.deleted(kind, &new);
-                        Ok(Some(encode::with_revision(&new, revision.0)))
+                        Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
                     }
                 }
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(Replaced::Again),
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
-            TransactionResult::Conflict { .. } => Ok(None),
+            TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
     }
 }

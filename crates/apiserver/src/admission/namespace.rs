@@ -28,7 +28,10 @@ pub(super) async fn lifecycle(admission: &Admission<'_>, object: &Value) -> Resu
     }
     let namespace = admission.server.store.get(&namespace_key(admission.namespace)).await?;
     let namespace = parse(&namespace.ok_or_else(|| namespace_missing(admission.namespace))?)?;
-    if namespace["metadata"]["deletionTimestamp"].is_null() {
+    let dying = !namespace["metadata"]["deletionTimestamp"].is_null();
+    // The plug-ins after this one see the namespace as the store has it.
+    admission.namespace_object.get_or_init(|| namespace);
+    if !dying {
         return Ok(());
     }
     let why = format!(
