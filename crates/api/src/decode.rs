@@ -48,7 +48,7 @@ impl Strictness {
 /// Parses JSON; of duplicate fields the last one counts and each is reported.
 pub fn parse_json(bytes: &[u8], strictness: &mut Strictness) -> Result<Value, DecodeError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Document { path: String::new(), strictness };
+    let seed = Document { place: Place::Root, strictness };
     let value = seed.deserialize(&mut deserializer).map_err(syntax)?;
     deserializer.end().map_err(syntax)?;
     Ok(value)
@@ -65,8 +65,27 @@ fn syntax(error: serde_json::Error) -> DecodeError {
     DecodeError::Syntax(error.to_string())
 }
 
+/// Where a value stands. It is written out only when there is something to say about the value, which is almost never.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Root,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(name),
+            Self::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
 struct Document<'a> {
-    path: String,
+    place: Place<'a>,
     strictness: &'a mut Strictness,
 }
 
@@ -110,8 +129,8 @@ impl<'de> Visitor<'de> for Document<'_> {
             if items.len() > MAX_ITEMS {
                 return Err(de::Error::custom(TOO_MANY_ITEMS));
             }
-            let path = format!("{}[{}]", self.path, items.len());
-            match seq.next_element_seed(Document { path, strictness: self.strictness })? {
+            let place = Place::Item(&self.place, items.len());
+            match seq.next_element_seed(Document { place, strictness: self.strictness })? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
             }
@@ -120,19 +139,15 @@ impl<'de> Visitor<'de> for Document<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let path = join(&self.path, &key);
+            let place = Place::Field(&self.place, &key);
             if object.contains_key(&key) {
-                self.strictness.add(format!("duplicate field \"{path}\""));
+                self.strictness.add(format!("duplicate field \"{place}\""));
             }
-            let value = map.next_value_seed(Document { path, strictness: self.strictness })?;
+            let value = map.next_value_seed(Document { place, strictness: self.strictness })?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
     }
-}
-
-fn join(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
 /// Fits a document to a type: removes unknown fields (reported) and nulls, refuses values of the wrong type.
@@ -142,7 +157,7 @@ pub fn conform(
     strictness: &mut Strictness,
 ) -> Result<(), DecodeError> {
     let Some(type_) = Types::get().type_(type_name) else { return Ok(()) };
-    Walk { strictness }.structure(type_, document, "", 0)
+    Walk { strictness }.structure(type_, document, Place::Root, 0)
 }
 
 struct Walk<'a> {
@@ -154,14 +169,14 @@ impl Walk<'_> {
         &mut self,
         type_: &Type,
         value: &mut Value,
-        path: &str,
+        place: Place<'_>,
         depth: usize,
     ) -> Result<(), DecodeError> {
         if depth > MAX_DEPTH {
             return Err(DecodeError::Depth);
         }
         let Some(object) = value.as_object_mut() else {
-            return Err(mismatch(value, path, type_.name.rsplit('.').next().unwrap_or(type_.name)));
+            return Err(mismatch(value, place, type_.name.rsplit('.').next().unwrap_or(type_.name)));
         };
         // A type without fields in the table takes anything.
         if type_.fields.is_empty() {
@@ -171,14 +186,14 @@ impl Walk<'_> {
         for (key, value) in object.iter_mut() {
             match type_.field(key) {
                 Some(field) if !value.is_null() => {
-                    self.field(&field.type_, value, &join(path, key), depth + 1)?
+                    self.field(&field.type_, value, Place::Field(&place, key), depth + 1)?
                 }
                 Some(_) => {}
                 None => unknown.push(key.clone()),
             }
         }
         for key in unknown {
-            self.strictness.add(format!("unknown field \"{}\"", join(path, &key)));
+            self.strictness.add(format!("unknown field \"{}\"", Place::Field(&place, &key)));
             object.remove(&key);
         }
         object.retain(|_, value| !value.is_null());
@@ -189,7 +204,7 @@ impl Walk<'_> {
         &mut self,
         type_: &FieldType,
         value: &mut Value,
-        path: &str,
+        place: Place<'_>,
         depth: usize,
     ) -> Result<(), DecodeError> {
         let fits = match type_ {
@@ -204,17 +219,17 @@ impl Walk<'_> {
                 value.is_string() || value.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
             }
             FieldType::Bytes => match value.as_str() {
-                Some(text) => return check_base64(text, path),
+                Some(text) => return check_base64(text, place),
                 None => false,
             },
             FieldType::Time => match value.as_str() {
-                Some(text) => return check_time(text, path),
+                Some(text) => return check_time(text, place),
                 None => false,
             },
-            FieldType::Quantity => return normalise_quantity(value, path),
+            FieldType::Quantity => return normalise_quantity(value, place),
             FieldType::Struct(name) => {
                 return match Types::get().type_(name) {
-                    Some(type_) => self.structure(type_, value, path, depth),
+                    Some(type_) => self.structure(type_, value, place, depth),
                     None => Ok(()),
                 };
             }
@@ -224,7 +239,7 @@ impl Walk<'_> {
                 }
                 Some(items) => {
                     for (i, item) in items.iter_mut().enumerate() {
-                        self.field(element, item, &format!("{path}[{i}]"), depth + 1)?;
+                        self.field(element, item, Place::Item(&place, i), depth + 1)?;
                     }
                     true
                 }
@@ -234,14 +249,14 @@ impl Walk<'_> {
                 Some(object) => {
                     object.retain(|_, value| !value.is_null());
                     for (key, value) in object.iter_mut() {
-                        self.field(element, value, &join(path, key), depth + 1)?;
+                        self.field(element, value, Place::Field(&place, key), depth + 1)?;
                     }
                     true
                 }
                 None => false,
             },
         };
-        if fits { Ok(()) } else { Err(mismatch(value, path, go_type(type_))) }
+        if fits { Ok(()) } else { Err(mismatch(value, place, go_type(type_))) }
     }
 }
 
@@ -261,7 +276,7 @@ fn go_type(type_: &FieldType) -> &'static str {
     }
 }
 
-fn mismatch(value: &Value, path: &str, wanted: &str) -> DecodeError {
+fn mismatch(value: &Value, place: Place<'_>, wanted: &str) -> DecodeError {
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
@@ -270,36 +285,39 @@ fn mismatch(value: &Value, path: &str, wanted: &str) -> DecodeError {
         Value::Array(_) => "array".to_owned(),
         Value::Object(_) => "object".to_owned(),
     };
-    let field = if path.is_empty() { "value".to_owned() } else { format!("Go struct field .{path}") };
+    let field = match place {
+        Place::Root => "value".to_owned(),
+        place => format!("Go struct field .{place}"),
+    };
     DecodeError::Type(format!("json: cannot unmarshal {found} into {field} of type {wanted}"))
 }
 
-fn check_base64(text: &str, path: &str) -> Result<(), DecodeError> {
+fn check_base64(text: &str, place: Place<'_>) -> Result<(), DecodeError> {
     use base64::Engine as _;
     match base64::engine::general_purpose::STANDARD.decode(text) {
         Ok(_) => Ok(()),
-        Err(_) => Err(DecodeError::Type(format!("illegal base64 data in field {path}"))),
+        Err(_) => Err(DecodeError::Type(format!("illegal base64 data in field {place}"))),
     }
 }
 
-fn check_time(text: &str, path: &str) -> Result<(), DecodeError> {
+fn check_time(text: &str, place: Place<'_>) -> Result<(), DecodeError> {
     match text.parse::<jiff::Timestamp>() {
         Ok(_) => Ok(()),
         Err(_) => {
-            Err(DecodeError::Type(format!("parsing time \"{text}\" of field {path}: not an RFC 3339 time")))
+            Err(DecodeError::Type(format!("parsing time \"{text}\" of field {place}: not an RFC 3339 time")))
         }
     }
 }
 
-fn normalise_quantity(value: &mut Value, path: &str) -> Result<(), DecodeError> {
+fn normalise_quantity(value: &mut Value, place: Place<'_>) -> Result<(), DecodeError> {
     let text = match &*value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
-        other => return Err(mismatch(other, path, "resource.Quantity")),
+        other => return Err(mismatch(other, place, "resource.Quantity")),
     };
     match crate::quantity::Quantity::parse(&text) {
         Ok(quantity) => *value = Value::String(quantity.to_string()),
-        Err(error) => return Err(DecodeError::Type(format!("{error} (field {path})"))),
+        Err(error) => return Err(DecodeError::Type(format!("{error} (field {place})"))),
     }
     Ok(())
 }

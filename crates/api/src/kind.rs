@@ -171,6 +171,17 @@ impl Strategy {
     };
 }
 
+/// A version whose objects are kept in the form of another one.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    /// Resource under which the objects are kept: `events`, `horizontalpodautoscalers.autoscaling`.
+    pub resource: &'static str,
+    /// From this version to the one that is kept (`apiVersion` included).
+    pub to_storage: fn(&mut Value),
+    /// And back.
+    pub from_storage: fn(&mut Value),
+}
+
 /// Makes the cells of one table row, in the order of [`Row::columns`].
 pub type TableRow = fn(&Value, Timestamp) -> Vec<Value>;
 
@@ -212,6 +223,8 @@ pub struct Row {
     pub status_on_create: bool,
     /// Whether `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
+    /// Set when the objects are kept in the form of another version.
+    pub stored_as: Option<Conversion>,
     /// Rules.
     pub strategy: Strategy,
 }
@@ -236,6 +249,7 @@ impl Row {
         name_rule: NameRule::DnsSubdomain,
         status_on_create: false,
         generation: false,
+        stored_as: None,
         strategy: Strategy::PLAIN,
     };
 }

@@ -1,21 +1,105 @@
 //! The kinds a server knows, found by path, by name, by group.
+//!
+//! A registry is a value: the API server makes a new one when a definition of a custom resource changes and swaps it in,
+//! so that a request sees one state of it from its beginning to its end.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::kind::{Column, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::kind::{Conversion, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
+use crate::schema::Schema;
 
 /// Text that is constant for built-in kinds and owned for custom ones.
 pub type Text = Cow<'static, str>;
 
-/// A kind as the pipeline sees it. The fields are those of [`Row`].
+/// A column of `kubectl get`; the fields are those of [`crate::kind::Column`].
+#[allow(missing_docs)]
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: Text,
+    pub type_: Text,
+    pub format: Text,
+    pub description: Text,
+    pub priority: i32,
+}
+
+impl From<&crate::kind::Column> for Column {
+    fn from(column: &crate::kind::Column) -> Self {
+        Self {
+            name: column.name.into(),
+            type_: column.type_.into(),
+            format: column.format.into(),
+            description: column.description.into(),
+            priority: column.priority,
+        }
+    }
+}
+
+/// What fills the columns.
+#[derive(Clone)]
+pub enum Cells {
+    /// A function of the row.
+    Function(TableRow),
+}
+
+/// Where `/scale` finds its numbers: JSON pointers.
+#[derive(Clone, Debug)]
+pub struct ScalePaths {
+    /// The wanted number.
+    pub spec_replicas: Text,
+    /// The present number.
+    pub status_replicas: Text,
+    /// A label selector as text. `None`: the label selector object at `/spec/selector`.
+    pub selector: Option<Text>,
+}
+
+impl ScalePaths {
+    /// Where workloads have the wanted number.
+    pub const SPEC_REPLICAS: &'static str = "/spec/replicas";
+    /// Where workloads have the present number.
+    pub const STATUS_REPLICAS: &'static str = "/status/replicas";
+    /// The paths of workloads.
+    pub const WORKLOAD: Self = Self {
+        spec_replicas: Text::Borrowed(Self::SPEC_REPLICAS),
+        status_replicas: Text::Borrowed(Self::STATUS_REPLICAS),
+        selector: None,
+    };
+}
+
+/// How the objects of a version lie in the store.
+#[derive(Clone)]
+pub enum Stored {
+    /// As they are.
+    AsIs,
+    /// In the form of another built-in version.
+    As(Conversion),
+    /// As one of the versions of a custom resource.
+    Custom(Arc<CustomStorage>),
+}
+
+/// What must be known to read the stored objects of a custom resource.
+#[derive(Clone, Debug)]
+pub struct CustomStorage {
+    /// `GROUP/VERSION` in which objects are written.
+    pub api_version: String,
+    /// Converts between versions; without it they differ in their `apiVersion` only.
+    pub webhook: Option<Value>,
+    /// Objects last written before this revision may lack defaults that the schema has now.
+    pub defaults_since: Option<u64>,
+}
+
+/// A kind as the pipeline sees it. Where nothing else is said the fields are those of [`Row`].
 #[allow(missing_docs)]
 #[derive(Clone)]
 pub struct Kind {
     pub group: Text,
     pub version: Text,
     pub kind: Text,
+    pub list_kind: Text,
     pub plural: Text,
     pub singular: Text,
     pub short_names: Vec<Text>,
@@ -23,14 +107,39 @@ pub struct Kind {
     pub scope: Scope,
     pub storage: Storage,
     pub subresources: Vec<Subresource>,
-    pub schema: Text,
+    pub schema: Schema,
     pub columns: Vec<Column>,
-    pub table_row: TableRow,
+    pub cells: Cells,
     pub field_selectors: Vec<(Text, Text)>,
     pub name_rule: NameRule,
     pub status_on_create: bool,
     pub generation: bool,
+    pub stored_as: Stored,
+    pub scale: ScalePaths,
     pub strategy: Strategy,
+    names: Names,
+}
+
+/// What is computed from a kind's names and asked for by every request.
+#[derive(Clone)]
+struct Names {
+    api_version: String,
+    resource: String,
+    stored_resource: String,
+    store_prefix: String,
+}
+
+impl Names {
+    fn new(group: &str, version: &str, plural: &str, stored_resource: Option<&str>) -> Self {
+        let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let stored_resource = stored_resource.unwrap_or(&resource).to_owned();
+        Self {
+            api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+            store_prefix: format!("/{stored_resource}/"),
+            stored_resource,
+            resource,
+        }
+    }
 }
 
 impl From<&'static Row> for Kind {
@@ -40,6 +149,7 @@ impl From<&'static Row> for Kind {
             group: row.group.into(),
             version: row.version.into(),
             kind: row.kind.into(),
+            list_kind: format!("{}List", row.kind).into(),
             plural: row.plural.into(),
             singular: row.singular.into(),
             short_names: texts(row.short_names),
@@ -47,35 +157,36 @@ impl From<&'static Row> for Kind {
             scope: row.scope,
             storage: row.storage,
             subresources: row.subresources.to_vec(),
-            schema: row.schema.into(),
-            columns: row.columns.to_vec(),
-            table_row: row.table_row,
+            schema: Schema::Table(row.schema),
+            columns: row.columns.iter().map(Column::from).collect(),
+            cells: Cells::Function(row.table_row),
             field_selectors: row.field_selectors.iter().map(|(l, p)| ((*l).into(), (*p).into())).collect(),
             name_rule: row.name_rule,
             status_on_create: row.status_on_create,
             generation: row.generation,
+            stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
+            scale: ScalePaths::WORKLOAD,
             strategy: row.strategy,
+            names: Names::new(row.group, row.version, row.plural, row.stored_as.map(|other| other.resource)),
         }
     }
 }
 
 impl Kind {
     /// `v1` or `apps/v1`.
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_string()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+    pub fn api_version(&self) -> &str {
+        &self.names.api_version
     }
 
     /// `pods` or `deployments.apps`, as messages name a resource.
-    pub fn resource(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.to_string()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+    pub fn resource(&self) -> &str {
+        &self.names.resource
+    }
+
+    /// The resource under which the objects are kept: another one than [`Kind::resource`] where two groups show the
+    /// same objects.
+    pub fn stored_resource(&self) -> &str {
+        &self.names.stored_resource
     }
 
     /// Objects live in namespaces.
@@ -103,8 +214,8 @@ impl Kind {
     }
 
     /// First part of every store key of the kind: `/deployments.apps/`.
-    pub fn store_prefix(&self) -> String {
-        format!("/{}/", self.resource())
+    pub fn store_prefix(&self) -> &str {
+        &self.names.store_prefix
     }
 
     /// Store key of an object. Namespaced: `/pods/NAMESPACE/NAME`, else `/nodes/NAME`.
@@ -116,12 +227,26 @@ impl Kind {
         }
     }
 
+    /// Name of the type in published schemas: `io.k8s.api.core.v1.Pod`.
+    pub fn schema_name(&self) -> Text {
+        match &self.schema {
+            Schema::Table(name) => Text::Borrowed(name),
+        }
+    }
+
     /// JSON pointer behind a field selector label.
     pub fn field_pointer(&self, label: &str) -> Option<&str> {
         match label {
             "metadata.name" => Some("/metadata/name"),
             "metadata.namespace" if self.namespaced() => Some("/metadata/namespace"),
             _ => self.field_selectors.iter().find(|(l, _)| l == label).map(|(_, pointer)| &**pointer),
+        }
+    }
+
+    /// Cells of a table row, in the order of [`Kind::columns`].
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match &self.cells {
+            Cells::Function(row) => row(object, now),
         }
     }
 }
@@ -139,7 +264,8 @@ pub struct Group {
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: Vec<Arc<Kind>>,
-    by_path: BTreeMap<(Text, Text, Text), Arc<Kind>>,
+    /// Kinds by plural name; the few of the same name differ in group or version.
+    by_plural: HashMap<Text, Vec<Arc<Kind>>>,
 }
 
 impl Registry {
@@ -154,22 +280,26 @@ impl Registry {
 
     /// Adds a kind or replaces the one at the same address.
     pub fn add(&mut self, kind: Kind) {
-        let kind = Arc::new(kind);
-        let path = (kind.group.clone(), kind.version.clone(), kind.plural.clone());
-        if self.by_path.insert(path, kind.clone()).is_some() {
-            self.kinds
-                .retain(|k| (&k.group, &k.version, &k.plural) != (&kind.group, &kind.version, &kind.plural));
+        self.add_shared(Arc::new(kind));
+    }
+
+    /// [`Registry::add`] of a kind that other registries have too.
+    pub fn add_shared(&mut self, kind: Arc<Kind>) {
+        let same_address = |known: &Arc<Kind>| {
+            (&known.group, &known.version, &known.plural) == (&kind.group, &kind.version, &kind.plural)
+        };
+        let namesakes = self.by_plural.entry(kind.plural.clone()).or_default();
+        if namesakes.iter().any(same_address) {
+            namesakes.retain(|known| !same_address(known));
+            self.kinds.retain(|known| !same_address(known));
         }
+        namesakes.push(kind.clone());
         self.kinds.push(kind);
     }
 
     /// The kind at `/apis/GROUP/VERSION/PLURAL`.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_path.get(&(
-            Text::from(group.to_owned()),
-            Text::from(version.to_owned()),
-            Text::from(plural.to_owned()),
-        ))
+        self.by_plural.get(plural)?.iter().find(|kind| kind.group == group && kind.version == version)
     }
 
     /// The kind with this name in this group and version.
@@ -179,7 +309,7 @@ impl Registry {
 
     /// The kind of this resource in any version.
     pub fn find_resource(&self, group: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.kinds.iter().find(|k| k.group == group && k.plural == plural)
+        self.by_plural.get(plural)?.iter().find(|kind| kind.group == group)
     }
 
     /// All kinds in the order of the table.
@@ -219,7 +349,8 @@ mod tests {
         assert_eq!(registry.kinds().len(), crate::kinds::ROWS.len(), "two rows share an address");
         for kind in registry.kinds() {
             let name = kind.resource();
-            assert!(Types::get().type_(&kind.schema).is_some(), "{name}: no type {}", kind.schema);
+            let type_name = kind.schema.type_name().expect("built-in kinds are in the table");
+            assert!(Types::get().type_(type_name).is_some(), "{name}: no type {type_name}");
             assert!(!kind.singular.is_empty() && !kind.kind.is_empty(), "{name}: names are missing");
             assert_eq!(
                 registry
@@ -234,10 +365,8 @@ mod tests {
                 let holders = registry.kinds().iter().filter(|k| k.short_names.contains(short)).count();
                 assert_eq!(holders, 1, "{name}: short name {short} twice");
             }
-            let cells = (kind.table_row)(
-                &serde_json::json!({"metadata": {"name": "x"}}),
-                jiff::Timestamp::UNIX_EPOCH,
-            );
+            let object = serde_json::json!({"metadata": {"name": "x"}});
+            let cells = kind.cells(&object, jiff::Timestamp::UNIX_EPOCH);
             assert_eq!(cells.len(), kind.columns.len(), "{name}: cells and columns differ");
         }
     }
@@ -250,9 +379,6 @@ mod tests {
         let nodes = registry.find("", "v1", "nodes").expect("nodes");
         assert_eq!(nodes.store_key("", "n"), "/nodes/n");
         let deployments = registry.find("apps", "v1", "deployments").expect("deployments");
-        assert_eq!(
-            (deployments.resource(), deployments.api_version()),
-            ("deployments.apps".into(), "apps/v1".into())
-        );
+        assert_eq!((deployments.resource(), deployments.api_version()), ("deployments.apps", "apps/v1"));
     }
 }

@@ -12,7 +12,55 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use serde_json::Value;
+
+use crate::decode::{DecodeError, Strictness};
+use crate::field::Errors;
+
 const TABLE: &str = include_str!("../data/types.tsv");
+
+/// The type of a kind's documents.
+#[derive(Clone, Debug)]
+pub enum Schema {
+    /// A type of the table, by name.
+    Table(&'static str),
+}
+
+impl Schema {
+    /// Name in the table of types; custom resources have none.
+    pub fn type_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Table(name) => Some(name),
+        }
+    }
+
+    /// Fits a document to the type, see [`crate::decode::conform`].
+    pub fn conform(&self, document: &mut Value, strictness: &mut Strictness) -> Result<(), DecodeError> {
+        match self {
+            Self::Table(name) => crate::decode::conform(name, document, strictness),
+        }
+    }
+
+    /// Fills in the constant defaults, see [`crate::defaults`].
+    pub fn fill_in_defaults(&self, document: &mut Value) {
+        match self {
+            Self::Table(name) => crate::defaults::apply(name, document),
+        }
+    }
+
+    /// What a schema says beyond types. Built-in kinds have their rules in [`crate::kind::Strategy`].
+    pub fn validate(&self, _new: &Value, _old: Option<&Value>) -> Errors {
+        match self {
+            Self::Table(_) => Errors::new(),
+        }
+    }
+}
+
+impl From<&'static str> for Schema {
+    fn from(name: &'static str) -> Self {
+        Self::Table(name)
+    }
+}
 
 /// What a field holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,9 +60,11 @@ pub(crate) fn durability(kind: &Kind, namespace: &str) -> Durability {
     }
 }
 
-/// Everything but metadata and status: what `generation` counts.
-pub(crate) fn same_spec(a: &Value, b: &Value) -> bool {
-    same_but(a, b, &["metadata", "status"])
+/// Everything but metadata, and status where it has an address of its own: what `generation` counts.
+pub(crate) fn same_spec(kind: &Kind, a: &Value, b: &Value) -> bool {
+    let left_out: &[&str] =
+        if kind.has(Subresource::Status) { &["metadata", "status"] } else { &["metadata"] };
+    same_but(a, b, left_out)
 }
 
 /// The same fields with the same values, some left out.

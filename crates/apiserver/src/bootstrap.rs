@@ -311,7 +311,7 @@ fn kind(
     plural: &str,
 ) -> Result<Arc<sampan_api::registry::Kind>, StartError> {
     server
-        .registry
+        .registry()
         .find_resource(group, plural)
         .cloned()
         .ok_or_else(|| StartError::Config(format!("there is no kind {plural} in the table")))
@@ -329,7 +329,7 @@ async fn create(
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let user = User::known("system:apiserver", &[MASTERS]);
     // At every start but the first all of this exists.
-    if server.cache.resource(&kind.resource()).get(&kind.store_key(namespace, &name)).is_some() {
+    if server.cache.resource(kind.stored_resource()).get(&kind.store_key(namespace, &name)).is_some() {
         return Ok(false);
     }
     let call = WriteCall::internal(&kind, namespace, "", View::Object, &user);

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::encode;
+use crate::versions::StoredObject;
 
 /// Events kept per resource: enough for a client that reconnects within seconds of a burst of pods.
 const RING_EVENTS: usize = 8192;
@@ -26,6 +27,8 @@ const RING_BYTES: usize = 16 << 20;
 pub(crate) struct Item {
     pub(crate) key: Arc<str>,
     pub(crate) bytes: Bytes,
+    /// Revision of the object's last change.
+    pub(crate) revision: u64,
     parsed: OnceLock<Attributes>,
 }
 
@@ -38,7 +41,12 @@ struct Attributes {
 
 impl Item {
     fn new(kv: &KeyValue) -> Self {
-        Self { key: kv.key.clone(), bytes: kv.value.clone(), parsed: OnceLock::new() }
+        Self {
+            key: kv.key.clone(),
+            bytes: kv.value.clone(),
+            revision: kv.mod_revision.0,
+            parsed: OnceLock::new(),
+        }
     }
 
     fn attributes(&self) -> &Attributes {
@@ -63,13 +71,31 @@ impl Item {
 
     /// The value at a JSON pointer as a field selector sees it.
     pub(crate) fn field(&self, pointer: &str) -> String {
-        match self.attributes().document.pointer(pointer) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Null) | None => String::new(),
-            Some(other) => other.to_string(),
+        if pointer.matches('/').count() > KEPT_DEPTH {
+            // Selectable fields of custom resources may lie deeper than what is kept.
+            let document: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+            return selectable(document.pointer(pointer));
         }
+        selectable(self.attributes().document.pointer(pointer))
+    }
+
+    /// The object as a reader of some version sees it.
+    pub(crate) fn stored(&self) -> StoredObject<'_> {
+        StoredObject { bytes: &self.bytes, revision: self.revision }
     }
 }
+
+/// A value as a field selector sees it.
+pub(crate) fn selectable(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// Levels of a document that are kept for field selectors.
+const KEPT_DEPTH: usize = 2;
 
 /// Leaves only what a field selector can name: scalars up to the second level.
 fn slim(document: &mut Value) {

@@ -188,7 +188,7 @@ impl ApiServer {
         let selection = Selection::parse(call.kind, query)?;
         self.cache.wait_for(self.store.revision().0).await;
         let prefix = collection_prefix(call.kind, call.namespace);
-        let mut items = self.cache.resource(&call.kind.resource()).list(&prefix);
+        let mut items = self.cache.resource(call.kind.stored_resource()).list(&prefix);
         items.retain(|item| selection.contains(item));
         let mut deleted = Vec::new();
         for item in items {

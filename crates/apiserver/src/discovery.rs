@@ -50,7 +50,7 @@ pub(crate) fn answer(
     segments: &[&str],
     headers: &HeaderMap,
 ) -> Result<ApiResponse, ApiError> {
-    let registry = &server.registry;
+    let registry = &*server.registry();
     let aggregated = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|accept| {
         accept
             .split(',')

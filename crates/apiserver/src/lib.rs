@@ -25,6 +25,7 @@ mod request;
 mod respond;
 mod server;
 mod subresource;
+mod versions;
 mod view;
 mod write;
 

@@ -134,7 +134,7 @@ fn parameters(names: &[&str], dialect: Dialect) -> Vec<Value> {
 }
 
 fn operation(kind: &Kind, action: &str, names: &[&str], dialect: Dialect) -> Value {
-    let schema = dialect.reference(&kind.schema);
+    let schema = dialect.reference(&kind.schema_name());
     let response = match dialect {
         Dialect::V2 => json!({"description": "OK", "schema": schema}),
         Dialect::V3 => json!({"description": "OK", "content": {"application/json": {"schema": schema}}}),
@@ -190,7 +190,7 @@ fn schemas(kinds: &[&Kind], dialect: Dialect) -> Value {
     let mut out = Map::new();
     let mut waiting: Vec<String> = Vec::new();
     for kind in kinds {
-        waiting.extend([kind.schema.to_string(), format!("{}List", kind.schema)]);
+        waiting.extend([kind.schema_name().into_owned(), format!("{}List", kind.schema_name())]);
     }
     waiting.push("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".to_owned());
     waiting.push("io.k8s.apimachinery.pkg.apis.meta.v1.Status".to_owned());
@@ -217,7 +217,7 @@ fn schemas(kinds: &[&Kind], dialect: Dialect) -> Value {
         if type_.atomic {
             schema["x-kubernetes-map-type"] = "atomic".into();
         }
-        let of_kind: Vec<Value> = kinds.iter().filter(|k| k.schema == name).map(|k| gvk(k)).collect();
+        let of_kind: Vec<Value> = kinds.iter().filter(|k| k.schema_name() == name).map(|k| gvk(k)).collect();
         if !of_kind.is_empty() {
             schema["x-kubernetes-group-version-kind"] = json!(of_kind);
         }

@@ -1,7 +1,7 @@
 //! Get, list and watch: bytes that were made when the object was written.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,9 +11,9 @@ use futures::stream;
 use http::StatusCode;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use sampan_api::registry::Kind;
+use sampan_api::registry::{Kind, Stored};
 use sampan_api::selector::{FieldSelector, LabelSelector};
-use sampan_store::{Range, Revision, StoreError};
+use sampan_store::{KeyValue, Range, Revision, StoreError};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::error::ApiError;
 use crate::request::Query;
 use crate::respond::{self, ApiResponse, BodyError, Form, Projection};
 use crate::server::ApiServer;
+use crate::versions::StoredObject;
 
 /// A watch without a timeout of its own ends after this long, as upstream's do (30 to 60 minutes).
 const WATCH_DEFAULT: Duration = Duration::from_secs(45 * 60);
@@ -68,18 +69,15 @@ impl Selection {
         let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
         self.labels.matches_value(object.pointer("/metadata/labels"))
             && self.fields.matches(|label| {
-                match self.kind.field_pointer(label).and_then(|pointer| object.pointer(pointer)) {
-                    Some(Value::String(text)) => text.clone(),
-                    Some(Value::Null) | None => String::new(),
-                    Some(other) => other.to_string(),
-                }
+                cache::selectable(self.kind.field_pointer(label).and_then(|pointer| object.pointer(pointer)))
             })
     }
 }
 
 /// Prefix of the keys a collection request means.
 pub(crate) fn collection_prefix(kind: &Kind, namespace: &str) -> String {
-    if namespace.is_empty() { kind.store_prefix() } else { format!("{}{namespace}/", kind.store_prefix()) }
+    let prefix = kind.store_prefix();
+    if namespace.is_empty() { prefix.to_owned() } else { format!("{prefix}{namespace}/") }
 }
 
 fn parse_revision(query: &Query) -> Result<Option<u64>, ApiError> {
@@ -122,7 +120,8 @@ impl ApiServer {
     ) -> Result<ApiResponse, ApiError> {
         let kv = self.store.get(&kind.store_key(namespace, name)).await?;
         let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
-        Ok(respond::json_bytes(StatusCode::OK, projection.object(&kv.value)))
+        let bytes = self.shown(kind, (&kv).into()).await?;
+        Ok(respond::json_bytes(StatusCode::OK, projection.object(&bytes)))
     }
 
     /// A collection.
@@ -142,13 +141,13 @@ impl ApiServer {
         let prefix = collection_prefix(kind, namespace);
         if let Some(token) = query.get("continue") {
             let at = Continue::decode(token)?;
-            return self.list_page(&prefix, &selection, at, limit, projection).await;
+            return self.list_page(kind, &prefix, &selection, at, limit, projection).await;
         }
         let exact = query.get("resourceVersionMatch") == Some("Exact");
         match parse_revision(query)? {
             Some(revision) if exact && revision > 0 => {
                 let start = Continue { revision, after: String::new() };
-                return self.list_page(&prefix, &selection, start, limit, projection).await;
+                return self.list_page(kind, &prefix, &selection, start, limit, projection).await;
             }
             _ if exact => {
                 return Err(ApiError::bad_request(
@@ -166,7 +165,7 @@ impl ApiServer {
             }
             None => self.cache.wait_for(self.store.revision().0).await,
         }
-        let snapshot = self.cache.snapshot(&kind.resource(), &prefix);
+        let snapshot = self.cache.snapshot(kind.stored_resource(), &prefix);
         let mut items: Vec<&Arc<Item>> =
             snapshot.items.iter().filter(|item| selection.is_all() || selection.contains(item)).collect();
         let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
@@ -178,20 +177,27 @@ impl ApiServer {
             let after = items.last().map(|item| item.key.to_string()).unwrap_or_default();
             metadata["continue"] = Continue { revision: snapshot.revision, after }.encode().into();
         }
-        let bytes = projection.list(items.iter().map(|item| &item.bytes), &metadata);
+        let bytes = match kind.stored_as {
+            Stored::AsIs => projection.list(items.iter().map(|item| &item.bytes), &metadata),
+            _ => {
+                let shown = self.shown_all(kind, items.iter().map(|item| item.stored())).await?;
+                projection.list(shown.iter(), &metadata)
+            }
+        };
         Ok(respond::json_bytes(StatusCode::OK, bytes))
     }
 
     /// A page as of an older revision, from the store's history.
     async fn list_page(
         &self,
+        kind: &Kind,
         prefix: &str,
         selection: &Selection,
         at: Continue,
         limit: usize,
         projection: &Projection,
     ) -> Result<ApiResponse, ApiError> {
-        let mut items: Vec<Bytes> = Vec::new();
+        let mut items: Vec<KeyValue> = Vec::new();
         let mut after = at.after.clone();
         let mut more = true;
         while more && (limit == 0 || items.len() < limit) {
@@ -209,15 +215,14 @@ impl ApiServer {
             if let Some(last) = page.items.last() {
                 after = last.key.to_string();
             }
-            items.extend(
-                page.items.into_iter().map(|kv| kv.value).filter(|bytes| selection.contains_bytes(bytes)),
-            );
+            items.extend(page.items.into_iter().filter(|kv| selection.contains_bytes(&kv.value)));
         }
         let mut metadata = json!({"resourceVersion": at.revision.to_string()});
         if more {
             metadata["continue"] = Continue { revision: at.revision, after }.encode().into();
         }
-        Ok(respond::json_bytes(StatusCode::OK, projection.list(items.iter(), &metadata)))
+        let bytes = self.shown_all(kind, items.iter().map(StoredObject::from)).await?;
+        Ok(respond::json_bytes(StatusCode::OK, projection.list(bytes.iter(), &metadata)))
     }
 
     /// A stream of changes.
@@ -230,7 +235,7 @@ impl ApiServer {
         projection: Projection,
     ) -> Result<ApiResponse, ApiError> {
         let selection = Selection::parse(kind, query)?;
-        let resource = self.cache.resource(&kind.resource());
+        let resource = self.cache.resource(kind.stored_resource());
         // A watch of one object is a watch of its key.
         let prefix = if name.is_empty() {
             collection_prefix(kind, namespace)
@@ -248,6 +253,8 @@ impl ApiServer {
             None => revision.unwrap_or(0) == 0,
         };
         let mut watcher = Watcher {
+            server: self.me.clone(),
+            registry: matches!(kind.stored_as, Stored::Custom(_)).then(|| self.registry_changed.subscribe()),
             resource: resource.clone(),
             changed: resource.subscribe(),
             selection,
@@ -266,7 +273,7 @@ impl ApiServer {
             if revision != Some(0) {
                 self.cache.wait_for(revision.unwrap_or(0).max(self.store.revision().0)).await;
             }
-            watcher.initial(&self.cache, &kind.resource(), query.get("sendInitialEvents").is_some());
+            watcher.initial(&self.cache, kind.stored_resource(), query.get("sendInitialEvents").is_some());
         } else {
             let current = self.store.revision();
             if let Some(requested) = revision.map(Revision).filter(|requested| *requested > current) {
@@ -298,8 +305,22 @@ fn watch_timeout(query: &Query) -> Duration {
     }
 }
 
+/// What a watcher has yet to send. Frames are made when the connection takes them, so that a slow client and a long
+/// initial list hold references and no copies.
+enum Pending {
+    /// A finished line.
+    Line(Bytes),
+    /// An object of the first list, or one that enters or leaves the selection.
+    Object(&'static str, Arc<Item>),
+    /// An event that looks the same to everybody.
+    Event(Arc<CachedEvent>),
+}
+
 /// One watch connection: a cursor and what was found behind it.
 struct Watcher {
+    server: Weak<ApiServer>,
+    /// Kinds of custom resources may cease to be served, and their watches with them.
+    registry: Option<tokio::sync::watch::Receiver<u64>>,
     resource: Arc<ResourceCache>,
     changed: tokio::sync::watch::Receiver<u64>,
     selection: Selection,
@@ -307,8 +328,8 @@ struct Watcher {
     exact_key: bool,
     /// Everything up to here has been looked at.
     cursor: u64,
-    /// Frames not yet taken by the connection; at most what the ring holds, and bytes shared with it.
-    pending: VecDeque<Bytes>,
+    /// Not yet taken by the connection; at most the first list and what the ring holds.
+    pending: VecDeque<Pending>,
     projection: Projection,
     first: bool,
     deadline: Instant,
@@ -317,20 +338,32 @@ struct Watcher {
     finished: bool,
 }
 
+/// Waits for another registry; for ever where that does not matter.
+async fn changed_registry(registry: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    let Some(registry) = registry else { return std::future::pending().await };
+    if registry.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 impl Watcher {
     fn initial(&mut self, cache: &cache::WatchCache, resource: &str, bookmark: bool) {
         let snapshot = cache.snapshot(resource, &self.prefix);
-        for item in &snapshot.items {
-            if self.wants(item) {
-                let frame = self.frame("ADDED", item);
-                self.pending.push_back(frame);
-            }
-        }
+        let wanted = snapshot.items.into_iter().filter(|item| self.wants(item));
+        let wanted: Vec<Pending> = wanted.map(|item| Pending::Object("ADDED", item)).collect();
+        self.pending.extend(wanted);
         self.cursor = snapshot.revision;
         if bookmark && self.bookmarks.is_some() {
             let annotations = json!({"k8s.io/initial-events-end": "true"});
-            self.pending.push_back(self.bookmark(snapshot.revision, Some(annotations)));
+            self.pending.push_back(Pending::Line(self.bookmark(snapshot.revision, Some(annotations))));
         }
+    }
+
+    fn is_served(&self) -> bool {
+        let kind = &self.projection.kind;
+        self.server
+            .upgrade()
+            .is_some_and(|server| server.registry().find(&kind.group, &kind.version, &kind.plural).is_some())
     }
 
     fn in_scope(&self, item: &Item) -> bool {
@@ -341,9 +374,28 @@ impl Watcher {
         self.in_scope(item) && (self.selection.is_all() || self.selection.contains(item))
     }
 
-    fn frame(&mut self, event_type: &str, item: &Item) -> Bytes {
-        let first = std::mem::replace(&mut self.first, false);
-        cache::frame(event_type, &self.projection.watched(&item.bytes, first))
+    /// The line of one event. An object that cannot be shown ends the stream with the reason.
+    async fn line(&mut self, pending: Pending) -> Bytes {
+        let (event_type, item) = match pending {
+            Pending::Line(line) => return line,
+            Pending::Event(event) => return event.plain_frame(),
+            Pending::Object(event_type, item) => (event_type, item),
+        };
+        let bytes = match self.server.upgrade() {
+            Some(server) => server.shown(&self.projection.kind, item.stored()).await,
+            None => Err(ApiError::unavailable("the server is ending")),
+        };
+        match bytes {
+            Ok(bytes) => {
+                let first = std::mem::replace(&mut self.first, false);
+                cache::frame(event_type, &self.projection.watched(&bytes, first))
+            }
+            Err(error) => {
+                self.finished = true;
+                self.pending.clear();
+                cache::frame("ERROR", error.status().to_string().as_bytes())
+            }
+        }
     }
 
     fn bookmark(&self, revision: u64, annotations: Option<Value>) -> Bytes {
@@ -368,13 +420,13 @@ impl Watcher {
     }
 
     /// What an event is for this watcher: an object may enter or leave the selection.
-    fn translate(&mut self, event: &CachedEvent) -> Option<Bytes> {
+    fn translate(&self, event: &Arc<CachedEvent>) -> Option<Pending> {
         if !self.in_scope(&event.item) {
             return None;
         }
-        if self.selection.is_all() && self.projection.form == Form::Object {
-            self.first = false;
-            return Some(event.plain_frame());
+        let as_stored = matches!(self.projection.kind.stored_as, Stored::AsIs);
+        if self.selection.is_all() && self.projection.form == Form::Object && as_stored {
+            return Some(Pending::Event(event.clone()));
         }
         let before = event.previous.as_ref().is_some_and(|item| self.wants(item));
         let after = !event.deleted && self.wants(&event.item);
@@ -384,23 +436,22 @@ impl Watcher {
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        Some(self.frame(event_type, &event.item))
+        Some(Pending::Object(event_type, event.item.clone()))
     }
 
     /// Moves the cursor to the end of the ring.
     fn collect(&mut self) {
         match self.resource.events_after(self.cursor) {
             Ok((events, reached)) => {
-                for event in &events {
-                    if let Some(frame) = self.translate(event) {
-                        self.pending.push_back(frame);
-                    }
-                }
+                let translated: Vec<Pending> =
+                    events.iter().filter_map(|event| self.translate(event)).collect();
+                self.pending.extend(translated);
                 self.cursor = reached;
             }
             Err(cache::Behind) => {
                 let gone = ApiError::expired(format!("too old resource version: {}", self.cursor));
-                self.pending.push_back(cache::frame("ERROR", gone.status().to_string().as_bytes()));
+                let line = cache::frame("ERROR", gone.status().to_string().as_bytes());
+                self.pending.push_back(Pending::Line(line));
                 self.finished = true;
             }
         }
@@ -409,8 +460,9 @@ impl Watcher {
     /// The next line, or the end of the stream. Several small lines that are ready go out as one chunk.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(frame) = self.pending.pop_front() {
-                return Some(self.coalesce(frame));
+            if let Some(pending) = self.pending.pop_front() {
+                let line = self.line(pending).await;
+                return Some(self.coalesce(line).await);
             }
             if self.finished {
                 return None;
@@ -424,11 +476,12 @@ impl Watcher {
             tokio::select! {
                 changed = self.changed.changed() => self.finished = changed.is_err(),
                 () = tokio::time::sleep_until(wake) => self.timer(),
+                () = changed_registry(&mut self.registry) => self.finished = !self.is_served(),
             }
         }
     }
 
-    fn coalesce(&mut self, first: Bytes) -> Bytes {
+    async fn coalesce(&mut self, first: Bytes) -> Bytes {
         const CHUNK: usize = 16 * 1024;
         if self.pending.is_empty() || first.len() >= CHUNK {
             return first;
@@ -436,7 +489,7 @@ impl Watcher {
         let mut chunk = Vec::from(first);
         while chunk.len() < CHUNK {
             match self.pending.pop_front() {
-                Some(frame) => chunk.extend_from_slice(&frame),
+                Some(pending) => chunk.extend_from_slice(&self.line(pending).await),
                 None => break,
             }
         }
@@ -450,7 +503,7 @@ impl Watcher {
         } else if self.bookmarks.is_some() {
             self.bookmarks = Some(now + BOOKMARK_EVERY);
             if self.cursor > 0 {
-                self.pending.push_back(self.bookmark(self.cursor, None));
+                self.pending.push_back(Pending::Line(self.bookmark(self.cursor, None)));
             }
         }
     }

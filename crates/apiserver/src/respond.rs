@@ -212,8 +212,8 @@ impl Projection {
         match self.form {
             Form::Object => {
                 let head = format!(
-                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                    self.kind.kind,
+                    "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                    self.kind.list_kind,
                     self.kind.api_version()
                 );
                 let mut out = Vec::with_capacity(64 * 1024);
@@ -246,7 +246,7 @@ impl Projection {
     }
 
     fn row(&self, object: Value) -> Value {
-        let cells = (self.kind.table_row)(&object, Timestamp::now());
+        let cells = self.kind.cells(&object, Timestamp::now());
         match self.include {
             Include::None => json!({"cells": cells}),
             Include::Metadata => json!({"cells": cells, "object": partial(&object)}),

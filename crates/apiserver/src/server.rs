@@ -4,7 +4,7 @@
 //! verb or a subresource. Nothing here knows a kind by name but the few subresources that only one kind has.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::admission::{Allocator, Turns, policy::Policies};
 use crate::auth::rbac::{Attributes, Rbac};
@@ -60,7 +60,11 @@ pub struct ServerConfig {
 
 /// The API server.
 pub struct ApiServer {
-    pub(crate) registry: Registry,
+    registry: RwLock<Arc<Registry>>,
+    /// Counts the registries there have been.
+    pub(crate) registry_changed: watch::Sender<u64>,
+    /// For tasks and streams that outlive a request.
+    pub(crate) me: Weak<Self>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cache: Arc<WatchCache>,
     pub(crate) rbac: Rbac,
@@ -101,8 +105,10 @@ impl ApiServer {
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
-        let server = Arc::new(Self {
-            registry: Registry::built_in(),
+        let server = Arc::new_cyclic(|me| Self {
+            registry_changed: watch::Sender::new(0),
+            me: me.clone(),
+            registry: RwLock::new(Arc::new(Registry::built_in())),
             rbac: Rbac::new(cache.clone()),
             tokens,
             allocator: Allocator::new(range),
@@ -121,6 +127,17 @@ impl ApiServer {
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
         Ok(server)
+    }
+
+    /// The kinds of this moment. A request asks once and goes by what it was given.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the kinds that are served.
+    pub(crate) fn set_registry(&self, registry: Registry) {
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+        self.registry_changed.send_modify(|version| *version += 1);
     }
 
     /// How nodes are reached for logs, exec and the like. Set once, when the first node exists.
@@ -271,8 +288,8 @@ impl ApiServer {
             ["healthz" | "livez" | "readyz", ..] => Ok(discovery::health(&info.query)),
             ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
-            ["openapi", "v2"] => Ok(openapi::v2(&self.registry, headers)),
-            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry, rest),
+            ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), headers)),
+            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry(), rest),
             _ => discovery::answer(self, &segments, headers),
         }
     }
@@ -280,8 +297,8 @@ impl ApiServer {
     fn metrics(&self) -> String {
         let mut out = String::new();
         out.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
-        for kind in self.registry.kinds().iter().filter(|k| k.stored()) {
-            let count = self.cache.resource(&kind.resource()).list(&kind.store_prefix()).len();
+        for kind in self.registry().kinds().iter().filter(|k| k.stored()) {
+            let count = self.cache.resource(kind.stored_resource()).list(kind.store_prefix()).len();
             out.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.resource()));
         }
         let busy = MAX_IN_FLIGHT - self.in_flight.available_permits();
@@ -297,7 +314,7 @@ impl ApiServer {
         path: &ResourcePath,
         user: &User,
     ) -> Result<ApiResponse, ApiError> {
-        let kind = self.registry.find(&path.group, &path.version, &path.resource).cloned();
+        let kind = self.registry().find(&path.group, &path.version, &path.resource).cloned();
         let Some(kind) = kind else {
             // `/apis/apps/v1` with nothing behind it is discovery.
             return Err(ApiError::no_such_path());
@@ -360,7 +377,8 @@ impl ApiServer {
             "get" if view == View::Scale => {
                 let kv = self.store.get(&kind.store_key(namespace, name)).await?;
                 let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
-                respond::json_bytes(StatusCode::OK, view.bytes(kv.value))
+                let bytes = self.shown(kind, (&kv).into()).await?;
+                respond::json_bytes(StatusCode::OK, view.bytes(kind, bytes))
             }
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,
@@ -391,7 +409,7 @@ impl ApiServer {
         let body = read_body(body).await?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
         let mut strictness = Strictness::default();
-        let (schema, _, _) = view.schema(kind);
+        let type_name = view.document(kind).schema.type_name();
         let written = match info.verb {
             "create" if path.name.is_empty() && kind.namespaced() && path.namespace.is_empty() => {
                 return Err(ApiError::method_not_allowed());
@@ -400,15 +418,15 @@ impl ApiServer {
                 return Err(ApiError::method_not_allowed());
             }
             "create" => {
-                let mut document = read_document(&content_type, &schema, &body, &mut strictness)?;
+                let mut document = read_document(&content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
-                    call.conform(&schema, &mut document, &mut strictness)?;
+                    call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
                 }
                 self.create(&call, document, strictness).await?
             }
             "update" => {
-                let document = read_document(&content_type, &schema, &body, &mut strictness)?;
+                let document = read_document(&content_type, type_name, &body, &mut strictness)?;
                 self.change(&call, &Change::Replace(document), &strictness).await?
             }
             "patch" => self.patch(&call, &content_type, &body).await?,
@@ -446,7 +464,7 @@ impl ApiServer {
         let mut document = |yaml: bool| {
             read_document(
                 if yaml { "application/yaml" } else { "application/json" },
-                "",
+                None,
                 body,
                 &mut strictness,
             )
@@ -563,32 +581,34 @@ async fn read_bounded(mut body: ApiBody) -> Result<Bytes, ApiError> {
     if discarded > 0 { Err(ApiError::too_large(MAX_BODY)) } else { Ok(collected.freeze()) }
 }
 
-/// Reads a document of one of the accepted types; `schema` is its type, which only protobuf needs to know.
+/// Reads a document of one of the accepted media types; `type_name` is its type in the table of types, without which
+/// protobuf cannot be read.
 pub(crate) fn read_document(
     content_type: &str,
-    schema: &str,
+    type_name: Option<&str>,
     body: &[u8],
     strictness: &mut Strictness,
 ) -> Result<Value, ApiError> {
-    match content_type {
-        "" | "application/json" => decode::parse_json(body, strictness)
+    match (content_type, type_name) {
+        ("" | "application/json", _) => decode::parse_json(body, strictness)
             .map_err(|e| ApiError::bad_request(format!("invalid JSON: {e}"))),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+        ("application/yaml" | "application/x-yaml" | "text/yaml", _) => {
             // JSON is YAML, and by far the commoner content under this type.
             if let Ok(value) = decode::parse_json(body, strictness) {
                 return Ok(value);
             }
             serde_saphyr::from_slice(body).map_err(|e| ApiError::bad_request(format!("invalid YAML: {e}")))
         }
-        "application/vnd.kubernetes.protobuf" => {
-            protobuf::decode(body, schema).map_err(|e| ApiError::bad_request(e.to_string()))
+        ("application/vnd.kubernetes.protobuf", Some(type_name)) => {
+            protobuf::decode(body, type_name).map_err(|e| ApiError::bad_request(e.to_string()))
         }
-        other => Err(ApiError::new(
+        (other, _) => Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UnsupportedMediaType",
             format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json, application/yaml, application/vnd.kubernetes.protobuf"
+                 application/json, application/yaml{}",
+                if type_name.is_some() { ", application/vnd.kubernetes.protobuf" } else { "" }
             ),
         )),
     }
@@ -598,7 +618,7 @@ fn delete_options(content_type: &str, body: &Bytes, info: &RequestInfo) -> Resul
     let body = if body.is_empty() {
         Value::Null
     } else {
-        read_document(content_type, DELETE_OPTIONS, body, &mut Strictness::default())?
+        read_document(content_type, Some(DELETE_OPTIONS), body, &mut Strictness::default())?
     };
     DeleteOptions::parse(&body, &info.query)
 }

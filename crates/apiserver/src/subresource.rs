@@ -59,10 +59,14 @@ impl ApiServer {
         let (parts, body) = request.into_parts();
         let body = read_body(body).await?;
         let mut strictness = Strictness::default();
-        let mut document =
-            read_document(&content_type(&parts.headers), body_type(subresource), &body, &mut strictness)?;
+        let mut document = read_document(
+            &content_type(&parts.headers),
+            Some(body_type(subresource)),
+            &body,
+            &mut strictness,
+        )?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
-        call.conform(body_type(subresource), &mut document, &mut strictness)?;
+        call.conform(&body_type(subresource).into(), &mut document, &mut strictness)?;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,
             Subresource::Eviction => self.evict(&call, &document).await,
@@ -200,7 +204,7 @@ impl ApiServer {
                 return Err(ApiError::bad_request(format!("cannot bind a token to objects of kind {other}")));
             }
         };
-        let target = self.registry.find("", "v1", resource).ok_or_else(ApiError::no_such_path)?.clone();
+        let target = self.registry().find("", "v1", resource).ok_or_else(ApiError::no_such_path)?.clone();
         let kv = self.store.get(&target.store_key(call.namespace, name)).await?;
         let object = parse(&kv.ok_or_else(|| ApiError::not_found(&target, name))?)?;
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();

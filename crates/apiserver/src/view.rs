@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use sampan_api::kind::Subresource;
-use sampan_api::registry::Kind;
+use sampan_api::registry::{Kind, ScalePaths};
+use sampan_api::schema::Schema;
 use serde_json::{Value, json};
 
 use crate::books::copy_field;
@@ -28,6 +29,16 @@ pub(crate) enum View {
     /// The node of a pod. Written by the server for `/binding`, which is an action and no document.
     Binding,
 }
+
+/// Type, `apiVersion` and `kind` of a view's documents.
+#[derive(Clone, Copy)]
+pub(crate) struct DocumentType<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) api_version: &'a str,
+    pub(crate) kind: &'a str,
+}
+
+static SCALE_SCHEMA: Schema = Schema::Table("io.k8s.api.autoscaling.v1.Scale");
 
 impl View {
     /// The view behind a subresource, if it is one.
@@ -55,46 +66,47 @@ impl View {
         }
     }
 
-    /// Type name, `apiVersion` and `kind` of the document.
-    pub(crate) fn schema(self, kind: &Kind) -> (String, String, String) {
+    /// What kind of document it is.
+    pub(crate) fn document(self, kind: &Kind) -> DocumentType<'_> {
         match self {
-            Self::Scale => (
-                "io.k8s.api.autoscaling.v1.Scale".to_owned(),
-                "autoscaling/v1".to_owned(),
-                "Scale".to_owned(),
-            ),
-            _ => (kind.schema.to_string(), kind.api_version(), kind.kind.to_string()),
+            Self::Scale => {
+                DocumentType { schema: &SCALE_SCHEMA, api_version: "autoscaling/v1", kind: "Scale" }
+            }
+            _ => DocumentType { schema: &kind.schema, api_version: kind.api_version(), kind: &kind.kind },
         }
     }
 
     /// The document a client sees.
-    pub(crate) fn of(self, object: &Value) -> Value {
+    pub(crate) fn of(self, kind: &Kind, object: &Value) -> Value {
         match self {
-            Self::Scale => scale_of(object),
+            Self::Scale => scale_of(&kind.scale, object),
             _ => object.clone(),
         }
     }
 
     /// The bytes a client gets for an object's bytes.
-    pub(crate) fn bytes(self, bytes: Bytes) -> Bytes {
+    pub(crate) fn bytes(self, kind: &Kind, bytes: Bytes) -> Bytes {
         match self {
             Self::Scale => {
                 let object = serde_json::from_slice(&bytes).unwrap_or_default();
-                self.of(&object).to_string().into()
+                self.of(kind, &object).to_string().into()
             }
             _ => bytes,
         }
     }
 
     /// The object with a changed document put back into it.
-    pub(crate) fn merge_into(self, old: &Value, document: Value) -> Value {
+    pub(crate) fn merge_into(self, kind: &Kind, old: &Value, document: Value) -> Value {
+        if matches!(self, Self::Object | Self::Binding) {
+            return document;
+        }
         let mut new = old.clone();
         match self {
-            Self::Object | Self::Binding => return document,
+            Self::Object | Self::Binding => {}
             Self::Status => copy_field(&mut new, &document, "status"),
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);
-                new["spec"]["replicas"] = replicas.into();
+                set_pointer(&mut new, &kind.scale.spec_replicas, replicas.into());
             }
             Self::Finalize => copy_field(&mut new["spec"], &document["spec"], "finalizers"),
             Self::EphemeralContainers => {
@@ -112,6 +124,18 @@ impl View {
     }
 }
 
+/// Sets the value at a JSON pointer of plain fields, making the objects on the way.
+fn set_pointer(document: &mut Value, pointer: &str, value: Value) {
+    let mut place = document;
+    for field in pointer.split('/').skip(1) {
+        if !place.is_object() {
+            *place = json!({});
+        }
+        place = &mut place[field.replace("~1", "/").replace("~0", "~")];
+    }
+    *place = value;
+}
+
 fn copy_resources(to: &mut Value, from: &Value) {
     for container in to.as_array_mut().into_iter().flatten() {
         let same = from.as_array().into_iter().flatten().find(|c| c["name"] == container["name"]);
@@ -124,7 +148,8 @@ fn copy_resources(to: &mut Value, from: &Value) {
 }
 
 /// The `autoscaling/v1.Scale` of a workload.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(paths: &ScalePaths, object: &Value) -> Value {
+    let count = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let metadata = &object["metadata"];
     let mut scale = json!({
         "kind": "Scale",
@@ -136,19 +161,26 @@ fn scale_of(object: &Value) -> Value {
             "resourceVersion": metadata["resourceVersion"],
             "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+        "spec": {"replicas": count(&paths.spec_replicas)},
+        "status": {"replicas": count(&paths.status_replicas)},
     });
-    let selector = selector_text(&object["spec"]["selector"]);
+    let selector = match &paths.selector {
+        Some(pointer) => object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned(),
+        None => selector_text(&object["spec"]["selector"]),
+    };
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();
     }
     scale
 }
 
-/// A label selector object in the form of query parameters.
+/// A label selector object in the form of query parameters; a replication controller's is a map of labels.
 fn selector_text(selector: &Value) -> String {
     let mut parts: Vec<String> = Vec::new();
+    let is_map = selector.get("matchLabels").or(selector.get("matchExpressions")).is_none();
+    for (key, value) in selector.as_object().into_iter().flatten().filter(|_| is_map) {
+        parts.push(format!("{key}={}", value.as_str().unwrap_or_default()));
+    }
     for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
         parts.push(format!("{key}={}", value.as_str().unwrap_or_default()));
     }

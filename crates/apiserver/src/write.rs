@@ -3,17 +3,19 @@
 //! Create, update, patch and apply differ only in how the wanted document comes about; from there one path leads to the
 //! store. Everything that is true for one kind only stands in its row.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
-use sampan_api::decode::{self, DecodeError, Strictness};
+use sampan_api::decode::{DecodeError, Strictness};
 use sampan_api::kind::Subresource;
+use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
 use sampan_api::patch::{self, PatchError, strategic};
 use sampan_api::registry::Kind;
-use sampan_api::{defaults, metadata};
+use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
 
@@ -27,7 +29,8 @@ use crate::encode;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::server::ApiServer;
-use crate::view::View;
+use crate::versions::is_current_form;
+use crate::view::{DocumentType, View};
 
 /// How often a server-made change is retried after somebody else was faster.
 const MAX_CONFLICTS: usize = 64;
@@ -179,11 +182,11 @@ impl<'a> WriteCall<'a> {
     /// Drops or reports unknown fields, refuses wrong types.
     pub(crate) fn conform(
         &self,
-        schema: &str,
+        schema: &Schema,
         document: &mut Value,
         strictness: &mut Strictness,
     ) -> Result<(), ApiError> {
-        decode::conform(schema, document, strictness).map_err(|e| self.undecodable(&e))
+        schema.conform(document, strictness).map_err(|e| self.undecodable(&e))
     }
 
     fn undecodable(&self, error: &DecodeError) -> ApiError {
@@ -213,9 +216,8 @@ impl<'a> WriteCall<'a> {
     }
 
     /// Checks and completes the identity of a document from the client.
-    fn identify(&self, document: &mut Value, schema_kind: (&str, &str)) -> Result<(), ApiError> {
-        let (api_version, kind) = schema_kind;
-        for (field, expected) in [("apiVersion", api_version), ("kind", kind)] {
+    fn identify(&self, document: &mut Value, of: DocumentType<'_>) -> Result<(), ApiError> {
+        for (field, expected) in [("apiVersion", of.api_version), ("kind", of.kind)] {
             match document[field].as_str() {
                 None | Some("") => document[field] = expected.into(),
                 Some(found) if found == expected => {}
@@ -268,7 +270,7 @@ impl ApiServer {
         let kind = call.kind;
         call.conform(&kind.schema, &mut document, &mut strictness)?;
         let warnings = call.judge(strictness)?;
-        call.identify(&mut document, (&kind.api_version(), &kind.kind))?;
+        call.identify(&mut document, call.view.document(kind))?;
         if document["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty()) {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -312,24 +314,26 @@ impl ApiServer {
             fields.remove("status");
         }
         (kind.strategy.prepare_create)(&mut object);
-        defaults::apply(&kind.schema, &mut object);
+        kind.schema.fill_in_defaults(&mut object);
         (kind.strategy.default)(&mut object);
         let admission = Admission::of(self, call, Operation::Create, None);
         let held = admission::mutate(&admission, &mut object).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
         errors.extend((kind.strategy.validate)(&object));
+        errors.extend(kind.schema.validate(&object, None));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
         let charges = admission::validate(&admission, &object).await?;
-        let (api_version, time) = (kind.api_version(), seconds(call.now));
-        let manager = call.manager(&api_version, &time);
+        let time = seconds(call.now);
+        let manager = call.manager(kind.api_version(), &time);
         match merged {
             Some(merged) => merged.track(&mut object, &manager),
             None => apply::track_update(&kind.schema, None, &mut object, &manager),
         }
         let key: Arc<str> = kind.store_key(call.namespace, &name).into();
+        let stored = self.to_storage(kind, &object).await?;
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
@@ -342,7 +346,7 @@ impl ApiServer {
         }
         let put = Op::Put {
             key: key.clone(),
-            value: encode::for_store(&object),
+            value: encode::for_store(&stored),
             durability: durability(kind, call.namespace),
         };
         let mut ops = vec![put];
@@ -350,9 +354,9 @@ impl ApiServer {
         match self.store.transact(Transaction { compare, ops }).await? {
             TransactionResult::Committed { puts, .. } => {
                 held.commit();
-                let stored = puts.into_iter().next();
-                let stored = stored.ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(Some(stored.value))
+                let kv = puts.into_iter().next();
+                let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
+                Ok(Some(answer(&stored, &object, kv)))
             }
             TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
@@ -374,19 +378,18 @@ impl ApiServer {
         let mut retries = 0;
         loop {
             let current = self.current(call).await?;
-            let old = parse(&current)?;
-            let document = call.view.of(&old);
+            let old = self.from_storage(call.kind, parse(&current)?).await?;
             let (mut wanted, mut found) = match change {
                 Change::Replace(wanted) => (wanted.clone(), strictness.clone()),
-                patch => (patched(call, document, patch)?, Strictness::default()),
+                patch => (patched(call, call.view.of(call.kind, &old), patch)?, Strictness::default()),
             };
-            let (schema, api_version, kind_name) = call.view.schema(call.kind);
-            call.conform(&schema, &mut wanted, &mut found)?;
+            let document_type = call.view.document(call.kind);
+            call.conform(document_type.schema, &mut wanted, &mut found)?;
             if !seen_problems {
                 warnings = call.judge(found)?;
                 seen_problems = true;
             }
-            call.identify(&mut wanted, (&api_version, &kind_name))?;
+            call.identify(&mut wanted, document_type)?;
             let revision = wanted["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             let conditional = !revision.is_empty()
                 && !matches!(change, Change::Merge(p) | Change::Strategic(p) if p["metadata"].get("resourceVersion").is_none());
@@ -394,10 +397,11 @@ impl ApiServer {
                 return Err(ApiError::modified(call.kind, call.name));
             }
             check_uid(call, &old, &wanted)?;
-            let new = call.view.merge_into(&old, wanted);
+            let new = call.view.merge_into(call.kind, &old, wanted);
             match self.replace(call, &current, old, new, None).await? {
                 Replaced::Stored(bytes) => {
-                    return Ok(Written::new(call, StatusCode::OK, call.view.bytes(bytes), warnings));
+                    let bytes = call.view.bytes(call.kind, bytes);
+                    return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                 }
                 Replaced::Modified if conditional && matches!(change, Change::Replace(_)) => {
                     return Err(ApiError::modified(call.kind, call.name));
@@ -421,14 +425,17 @@ impl ApiServer {
         if configuration["apiVersion"].is_null() || configuration["kind"].is_null() {
             return Err(ApiError::bad_request("apiVersion and kind must be set in an apply configuration"));
         }
-        call.identify(&mut configuration, (&kind.api_version(), &kind.kind))?;
+        call.identify(&mut configuration, call.view.document(kind))?;
         if !configuration["metadata"]["managedFields"].is_null() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
         let (api_version, time) = (kind.api_version(), seconds(call.now));
         for _ in 0..MAX_CONFLICTS {
             let current = self.store.get(&call.key()).await?;
-            let old = current.as_ref().map(parse).transpose()?;
+            let old = match &current {
+                Some(current) => Some(self.from_storage(kind, parse(current)?).await?),
+                None => None,
+            };
             let wanted_revision = configuration["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             if !wanted_revision.is_empty()
                 && current.as_ref().is_none_or(|kv| kv.mod_revision.0.to_string() != wanted_revision)
@@ -444,7 +451,7 @@ impl ApiServer {
             let new = merged.object.clone();
             match (current, old) {
                 (Some(current), Some(old)) => {
-                    let new = call.view.merge_into(&old, new);
+                    let new = call.view.merge_into(kind, &old, new);
                     let replaced = self.replace(call, &current, old, new, Some(merged)).await?;
                     if let Replaced::Stored(bytes) = replaced {
                         return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
@@ -484,7 +491,7 @@ impl ApiServer {
         if call.view == View::Object {
             (kind.strategy.prepare_update)(&mut new, &old);
         }
-        defaults::apply(&kind.schema, &mut new);
+        kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
         let admission = Admission::of(self, call, Operation::Update, Some(&old));
         let held = admission::mutate(&admission, &mut new).await?;
@@ -493,6 +500,7 @@ impl ApiServer {
         if call.view != View::Status {
             errors.extend((kind.strategy.validate)(&new));
         }
+        errors.extend(kind.schema.validate(&new, Some(&old)));
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
@@ -500,29 +508,30 @@ impl ApiServer {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
         let charges = admission::validate(&admission, &new).await?;
-        if kind.generation && !same_spec(&new, &old) {
+        if kind.generation && !same_spec(kind, &new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
         }
-        let (api_version, time) = (kind.api_version(), seconds(call.now));
-        let manager = call.manager(&api_version, &time);
+        let time = seconds(call.now);
+        let manager = call.manager(kind.api_version(), &time);
         match merged {
             Some(merged) => merged.track(&mut new, &manager),
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
         }
-        if same_object(&new, &old) {
-            return Ok(Replaced::Stored(current.value.clone()));
+        if same_object(&new, &old) && is_current_form(kind, &current.value) {
+            return self.shown(kind, current.into()).await.map(Replaced::Stored);
         }
         if call.dry_run {
             return Ok(Replaced::Stored(encode::with_revision(&new, current.mod_revision.0)));
         }
         let key = current.key.clone();
+        let stored = self.to_storage(kind, &new).await?;
         let op = if is_finished(&new, kind) {
             Op::Delete { key: key.clone() }
         } else {
             Op::Put {
                 key: key.clone(),
-                value: encode::for_store(&new),
+                value: encode::for_store(&stored),
                 durability: durability(kind, call.namespace),
             }
         };
@@ -533,7 +542,7 @@ impl ApiServer {
             TransactionResult::Committed { revision, puts } => {
                 held.commit();
                 match puts.into_iter().next().filter(|_| !gone) {
-                    Some(kv) => Ok(Replaced::Stored(kv.value)),
+                    Some(kv) => Ok(Replaced::Stored(answer(&stored, &new, kv))),
                     None => {
                         self.deleted(kind, &new);
                         Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
@@ -544,6 +553,14 @@ impl ApiServer {
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
             TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
+    }
+}
+
+/// What the writer gets: the stored bytes, or the object in the writer's version.
+fn answer(stored: &Cow<'_, Value>, object: &Value, kv: KeyValue) -> Bytes {
+    match stored {
+        Cow::Borrowed(_) => kv.value,
+        Cow::Owned(_) => encode::with_revision(object, kv.mod_revision.0),
     }
 }
 
@@ -575,8 +592,7 @@ fn patched(call: &WriteCall<'_>, mut document: Value, change: &Change) -> Result
         Change::Json(patch) => patch::json_patch(&mut document, patch.clone()),
         Change::Merge(patch) => patch::merge_patch(&mut document, patch),
         Change::Strategic(patch) => {
-            let (schema, _, _) = call.view.schema(call.kind);
-            strategic::strategic_merge_patch(&schema, &mut document, patch)
+            strategic::strategic_merge_patch(call.view.document(call.kind).schema, &mut document, patch)
         }
     };
     result.map_err(|error| match error {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::field_set::{self, FieldSet};
 use super::shape::{self, Shape};
+use crate::schema::Schema;
 
 /// Who writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,10 +147,6 @@ fn cap_update_managers(entries: &mut Vec<Entry>) {
     entries.push(merged);
 }
 
-fn owned_shape(type_name: &str) -> Shape<'static> {
-    Shape::of_type(type_name)
-}
-
 /// What a writer through `subresource` can own: never the server's books, and of status only its own writer.
 fn ownable(mut set: FieldSet, subresource: &str) -> FieldSet {
     for path in UNOWNED {
@@ -163,8 +160,8 @@ fn ownable(mut set: FieldSet, subresource: &str) -> FieldSet {
 
 /// Writes `metadata.managedFields` of `new` for a create or update: the writer owns what it changed, others lose it.
 /// `old` is `None` for a create.
-pub fn track_update(type_name: &str, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
-    let shape = owned_shape(type_name);
+pub fn track_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+    let shape = Shape::of_schema(schema);
     // A writer may clear the list on purpose: sending it empty resets ownership.
     let reset = new["metadata"]["managedFields"]
         .as_array()
@@ -225,13 +222,13 @@ pub struct Merged {
 
 /// Applies `configuration` to `live` (`None` when the object does not exist).
 pub fn apply(
-    type_name: &str,
+    schema: &Schema,
     live: Option<&Value>,
     configuration: &Value,
     manager: &Manager<'_>,
     force: bool,
 ) -> Applied {
-    let shape = owned_shape(type_name);
+    let shape = Shape::of_schema(schema);
     let live = live.cloned().unwrap_or_else(|| json!({}));
     let mut entries = read_entries(&live);
     let applied = ownable(FieldSet::of_value(configuration, shape), manager.subresource);
@@ -410,13 +407,13 @@ mod tests {
     }
 
     fn applied(
-        type_name: &str,
+        type_name: &'static str,
         live: Option<&Value>,
         configuration: Value,
         name: &str,
         force: bool,
     ) -> Result<Value, Vec<Conflict>> {
-        match apply(type_name, live, &configuration, &manager(name), force) {
+        match apply(&type_name.into(), live, &configuration, &manager(name), force) {
             Applied::Conflicts(conflicts) => Err(conflicts),
             Applied::Merged(merged) => {
                 let mut object = merged.object.clone();
@@ -540,7 +537,7 @@ mod tests {
         .expect("new");
         let mut new = one.clone();
         new["spec"]["replicas"] = json!(5);
-        track_update(DEPLOYMENT, Some(&one), &mut new, &manager("scaler"));
+        track_update(&DEPLOYMENT.into(), Some(&one), &mut new, &manager("scaler"));
         let entries = &new["metadata"]["managedFields"];
         assert_eq!(entries[0]["fieldsV1"], json!({"f:spec": {"f:paused": {}}}));
         assert_eq!(entries[1]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
@@ -554,21 +551,26 @@ mod tests {
                 .expect("new");
         let mut handed = one.clone();
         handed["metadata"]["managedFields"][0]["manager"] = json!("two");
-        track_update(CONFIG_MAP, Some(&one), &mut handed, &manager("kubectl"));
+        track_update(&CONFIG_MAP.into(), Some(&one), &mut handed, &manager("kubectl"));
         assert_eq!(handed["metadata"]["managedFields"][0]["manager"], "two");
         handed["metadata"]["managedFields"] = json!([{}]);
-        track_update(CONFIG_MAP, Some(&one), &mut handed, &manager("kubectl"));
+        track_update(&CONFIG_MAP.into(), Some(&one), &mut handed, &manager("kubectl"));
         assert_eq!(handed["metadata"].get("managedFields"), None);
     }
 
     #[test]
     fn status_belongs_to_its_own_writers() {
         let mut pod = json!({"metadata": {"name": "p"}, "status": {"phase": "Pending"}});
-        track_update(POD, None, &mut pod, &manager("kubectl"));
+        track_update(&POD.into(), None, &mut pod, &manager("kubectl"));
         assert_eq!(pod["metadata"].get("managedFields"), None);
         let old = pod.clone();
         pod["status"]["phase"] = json!("Running");
-        track_update(POD, Some(&old), &mut pod, &Manager { subresource: "status", ..manager("kubelet") });
+        track_update(
+            &POD.into(),
+            Some(&old),
+            &mut pod,
+            &Manager { subresource: "status", ..manager("kubelet") },
+        );
         assert_eq!(pod["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:status": {"f:phase": {}}}));
     }
 
@@ -581,7 +583,7 @@ mod tests {
             let time = format!("2026-01-01T00:00:{i:02}Z");
             let name = format!("m{i}");
             let manager = Manager { name: &name, api_version: "v1", subresource: "", time: &time };
-            track_update(CONFIG_MAP, Some(&old), &mut object, &manager);
+            track_update(&CONFIG_MAP.into(), Some(&old), &mut object, &manager);
         }
         let entries = object["metadata"]["managedFields"].as_array().expect("a list");
         assert!(entries.len() <= MAX_UPDATE_MANAGERS, "{}", entries.len());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::schema::{Field, FieldType, ListType, Type, Types};
+use crate::schema::{Field, FieldType, ListType, Schema, Type, Types};
 
 /// What two writers of a value share.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,10 @@ pub(super) enum Shape<'a> {
 
 impl Shape<'_> {
     /// The shape of a whole object of a kind.
-    pub(super) fn of_type(type_name: &str) -> Shape<'static> {
-        Types::get().type_(type_name).map_or(Shape::Deduced, Shape::Struct)
+    pub(super) fn of_schema(schema: &Schema) -> Shape<'_> {
+        match schema {
+            Schema::Table(name) => Types::get().type_(name).map_or(Shape::Deduced, Shape::Struct),
+        }
     }
 }
 

@@ -6,19 +6,19 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::schema::{Field, FieldType, Type, Types};
+use crate::schema::{Field, FieldType, Schema, Type, Types};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
-/// Applies `patch` to `document`, an object of `type_name`.
-pub fn strategic_merge_patch(type_name: &str, document: &mut Value, patch: &Value) -> Result<(), PatchError> {
+/// Applies `patch` to `document`. Custom resources know no merge keys; for them this is a merge patch with directives.
+pub fn strategic_merge_patch(schema: &Schema, document: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let (Some(object), Some(patch)) = (document.as_object_mut(), patch.as_object()) else {
         return Err(PatchError::Malformed("a strategic merge patch must be a JSON object".to_owned()));
     };
-    merge_object(object, patch, Types::get().type_(type_name))
+    merge_object(object, patch, schema.type_name().and_then(|name| Types::get().type_(name)))
 }
 
 /// What `$patch` asks for.
@@ -236,9 +236,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(name: &str, type_name: &str, document: Value, patch: Value, expected: Value) {
+    fn check(name: &str, type_name: &'static str, document: Value, patch: Value, expected: Value) {
         let mut document = document;
-        strategic_merge_patch(type_name, &mut document, &patch).unwrap_or_else(|e| panic!("{name}: {e}"));
+        strategic_merge_patch(&type_name.into(), &mut document, &patch)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(document, expected, "{name}");
     }
 
@@ -324,7 +325,7 @@ mod tests {
         ];
         for patch in rows {
             let mut document = json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}});
-            let result = strategic_merge_patch("io.k8s.api.core.v1.Pod", &mut document, &patch);
+            let result = strategic_merge_patch(&"io.k8s.api.core.v1.Pod".into(), &mut document, &patch);
             assert!(matches!(result, Err(PatchError::Malformed(_))), "{patch}");
         }
     }
