@@ -135,11 +135,12 @@ impl Charges {
 /// A quota that nobody has counted for yet is counted now, so that it holds from its first moment.
 async fn count(admission: &Admission<'_>, quota: &mut Value) -> Result<(), ApiError> {
     let server = admission.server;
-    let kinds = server.registry.kinds().iter().filter(|kind| {
+    let registry = server.registry();
+    let kinds = registry.kinds().iter().filter(|kind| {
         kind.namespaced() && kind.stored() && quota::may_count(&quota["spec"], &kind.group, &kind.plural)
     });
     // Versions of one resource share their objects.
-    let kinds: BTreeMap<String, _> = kinds.map(|kind| (kind.resource(), kind)).collect();
+    let kinds: BTreeMap<&str, _> = kinds.map(|kind| (kind.stored_resource(), kind)).collect();
     let mut objects = Vec::new();
     for kind in kinds.into_values() {
         let prefix = format!("{}{}/", kind.store_prefix(), admission.namespace);
