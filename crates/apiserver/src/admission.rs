@@ -68,12 +68,14 @@ impl Operation {
 
 /// More warnings than this are not sent with one answer: headers are small.
 const MAX_WARNINGS: usize = 32;
+/// Annotations kept of one request.
+const MAX_ANNOTATIONS: usize = 100;
 
 /// What admission has to say beside its verdict. One per request; an attempt that is repeated begins with none.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     warnings: Mutex<Vec<String>>,
-    audit: Mutex<Vec<(String, String)>>,
+    annotations: Mutex<Vec<(String, String)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,22 +84,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Notes {
     /// Tells the client; what was said already is not said twice.
-    pub(crate) fn warn(&self, warning: impl Into<String>) {
-        let (mut warnings, warning) = (locked(&self.warnings), warning.into());
-        if warnings.len() < MAX_WARNINGS && !warnings.contains(&warning) {
-            warnings.push(warning);
+    pub(crate) fn warn(&self, warning: &str) {
+        let mut warnings = locked(&self.warnings);
+        if warnings.len() < MAX_WARNINGS && !warnings.iter().any(|said| said == warning) {
+            warnings.push(warning.to_owned());
         }
     }
 
     /// Keeps an annotation for the audit of the request.
-    pub(crate) fn audit(&self, key: impl Into<String>, value: impl Into<String>) {
-        locked(&self.audit).push((key.into(), value.into()));
+    pub(crate) fn annotate(&self, key: String, value: String) {
+        let mut annotations = locked(&self.annotations);
+        if annotations.len() < MAX_ANNOTATIONS {
+            annotations.push((key, value));
+        }
     }
 
     /// Before an attempt.
     pub(crate) fn clear(&self) {
         locked(&self.warnings).clear();
-        locked(&self.audit).clear();
+        locked(&self.annotations).clear();
     }
 
     /// The warnings, for the answer.
@@ -107,8 +112,8 @@ impl Notes {
 
     /// The annotations of the audit.
     #[allow(dead_code)] // The audit log reads them once there is one.
-    pub(crate) fn audit_annotations(&self) -> Vec<(String, String)> {
-        locked(&self.audit).clone()
+    pub(crate) fn annotations(&self) -> Vec<(String, String)> {
+        locked(&self.annotations).clone()
     }
 }
 

@@ -78,7 +78,7 @@ fn tell(admission: &Admission<'_>, policy: &Policy, subject: &Subject<'_>) {
     audit(admission, policy, subject);
     let violations = checks::violations(policy.warn, subject);
     if !violations.is_empty() {
-        admission.notes.warn(format!("would violate PodSecurity \"{}\": {violations}", policy.warn));
+        admission.notes.warn(&format!("would violate PodSecurity \"{}\": {violations}", policy.warn));
     }
 }
 
@@ -86,7 +86,7 @@ fn audit(admission: &Admission<'_>, policy: &Policy, subject: &Subject<'_>) {
     let violations = checks::violations(policy.audit, subject);
     if !violations.is_empty() {
         let note = format!("would violate PodSecurity \"{}\": {violations}", policy.audit);
-        admission.notes.audit("pod-security.kubernetes.io/audit-violations", note);
+        admission.notes.annotate("pod-security.kubernetes.io/audit-violations".to_owned(), note);
     }
 }
 
@@ -127,7 +127,7 @@ fn namespace(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> 
     }
     let pods = admission.cached_list("pods", &format!("/pods/{name}/"));
     for warning in existing_pods(&pods, name, &policy) {
-        admission.notes.warn(warning);
+        admission.notes.warn(&warning);
     }
     Ok(())
 }

@@ -1,0 +1,155 @@
+//! Policies and their bindings as they are evaluated: read and compiled once, when one of them changes.
+
+use serde_json::Value;
+
+use super::expression::{Program, Variable, names_of, read_variables};
+use crate::admission::matching::Matcher;
+
+/// An expression, or why it is none: a policy with a mistake fails as its `failurePolicy` says.
+pub(super) type Compiled = Result<Program, String>;
+
+/// A policy with its bindings.
+#[derive(Debug)]
+pub(super) struct Policy {
+    /// `ValidatingAdmissionPolicy` or `MutatingAdmissionPolicy`.
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+    pub(super) matcher: Matcher,
+    /// Names and expressions of `matchConditions`.
+    pub(super) conditions: Vec<(String, Compiled)>,
+    pub(super) variables: Vec<Variable>,
+    pub(super) validations: Vec<Validation>,
+    pub(super) mutations: Vec<Mutation>,
+    /// Keys and values of `auditAnnotations`.
+    pub(super) annotations: Vec<(String, Compiled)>,
+    /// `apiVersion` and `kind`.
+    pub(super) param_kind: Option<(String, String)>,
+    /// `failurePolicy: Fail`: a mistake refuses the request.
+    pub(super) strict: bool,
+    /// `reinvocationPolicy: IfNeeded`.
+    pub(super) again: bool,
+    pub(super) bindings: Vec<Binding>,
+}
+
+/// What must hold.
+#[derive(Debug)]
+pub(super) struct Validation {
+    pub(super) rule: Compiled,
+    /// The text of the rule.
+    pub(super) text: String,
+    pub(super) message: String,
+    pub(super) message_rule: Option<Compiled>,
+    pub(super) reason: String,
+}
+
+/// How an object is changed.
+#[derive(Debug)]
+pub(super) struct Mutation {
+    pub(super) rule: Compiled,
+    pub(super) form: Form,
+}
+
+/// What the expression of a mutation makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A part of the object, merged as server-side apply merges.
+    ApplyConfiguration,
+    /// A list of operations of RFC 6902.
+    JsonPatch,
+}
+
+/// Where a policy holds, and what it is told.
+#[derive(Debug)]
+pub(super) struct Binding {
+    pub(super) name: String,
+    pub(super) matcher: Matcher,
+    pub(super) param_ref: Value,
+    /// `validationActions`.
+    pub(super) actions: Vec<String>,
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+impl Policy {
+    /// Reads a policy; `bindings` are all bindings of its kind.
+    pub(super) fn read(kind: &'static str, policy: &Value, bindings: &[Value]) -> Self {
+        let (spec, name) = (&policy["spec"], text(&policy["metadata"]["name"]));
+        let variables = read_variables(spec);
+        let names = names_of(&variables);
+        let compile = |rule: &Value| Program::compile(text(rule), &names);
+        // Conditions come before variables: they cannot name them.
+        let conditions = items(&spec["matchConditions"])
+            .map(|condition| {
+                (text(&condition["name"]).to_owned(), Program::compile(text(&condition["expression"]), &[]))
+            })
+            .collect();
+        let annotations = items(&spec["auditAnnotations"])
+            .map(|annotation| (text(&annotation["key"]).to_owned(), compile(&annotation["valueExpression"])))
+            .collect();
+        let param_kind = &spec["paramKind"];
+        Self {
+            kind,
+            name: name.to_owned(),
+            matcher: Matcher::of_policy(&spec["matchConstraints"]),
+            conditions,
+            validations: items(&spec["validations"]).map(|v| Validation::read(v, &compile)).collect(),
+            mutations: items(&spec["mutations"]).map(|m| Mutation::read(m, &compile)).collect(),
+            annotations,
+            variables,
+            param_kind: (!param_kind.is_null())
+                .then(|| (text(&param_kind["apiVersion"]).to_owned(), text(&param_kind["kind"]).to_owned())),
+            strict: spec["failurePolicy"] != "Ignore",
+            again: spec["reinvocationPolicy"] == "IfNeeded",
+            bindings: bindings
+                .iter()
+                .filter(|binding| binding["spec"]["policyName"] == name)
+                .map(Binding::read)
+                .collect(),
+        }
+    }
+}
+
+impl Validation {
+    fn read(validation: &Value, compile: &dyn Fn(&Value) -> Compiled) -> Self {
+        let message_rule = &validation["messageExpression"];
+        Self {
+            rule: compile(&validation["expression"]),
+            text: text(&validation["expression"]).trim().to_owned(),
+            message: text(&validation["message"]).trim().to_owned(),
+            message_rule: (!text(message_rule).is_empty()).then(|| compile(message_rule)),
+            reason: text(&validation["reason"]).to_owned(),
+        }
+    }
+}
+
+impl Mutation {
+    fn read(mutation: &Value, compile: &dyn Fn(&Value) -> Compiled) -> Self {
+        match text(&mutation["patchType"]) {
+            "JSONPatch" => {
+                Self { rule: compile(&mutation["jsonPatch"]["expression"]), form: Form::JsonPatch }
+            }
+            _ => Self {
+                rule: compile(&mutation["applyConfiguration"]["expression"]),
+                form: Form::ApplyConfiguration,
+            },
+        }
+    }
+}
+
+impl Binding {
+    fn read(binding: &Value) -> Self {
+        let spec = &binding["spec"];
+        Self {
+            name: text(&binding["metadata"]["name"]).to_owned(),
+            matcher: Matcher::of_binding(&spec["matchResources"]),
+            param_ref: spec["paramRef"].clone(),
+            actions: items(&spec["validationActions"]).map(|action| text(action).to_owned()).collect(),
+        }
+    }
+}
