@@ -26,6 +26,7 @@ mod topology;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use sampan_store::{Compare, Op};
 use serde_json::Value;
@@ -124,9 +125,13 @@ pub(crate) struct Admission<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) user: &'a User,
     pub(crate) operation: Operation,
+    /// Name in the address; empty on create.
+    pub(crate) name: &'a str,
     /// `None` on create and connect.
     pub(crate) old: Option<&'a Value>,
     pub(crate) view: View,
+    /// The view's address below the object, or that of an action. Empty for the object itself.
+    pub(crate) subresource: &'a str,
     /// Nothing is stored.
     pub(crate) dry_run: bool,
     pub(crate) notes: &'a Notes,
@@ -148,8 +153,10 @@ impl<'a> Admission<'a> {
             namespace: call.namespace,
             user: call.user,
             operation,
+            name: call.name,
             old,
             view: call.view,
+            subresource: call.view.subresource(),
             dry_run: call.dry_run,
             notes: &call.notes,
             namespace_object: OnceLock::new(),
@@ -226,6 +233,7 @@ const VALIDATING: &[Validate] = &[
     storage_class::resize,
     runtime_class::validate,
     certificates::validate,
+    policy::check_definition,
     policy::validate,
 ];
 
@@ -244,6 +252,19 @@ pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Res
 pub(crate) async fn validate(admission: &Admission<'_>, object: &Value) -> Result<Charges, ApiError> {
     VALIDATING.iter().try_for_each(|plugin| plugin(admission, object))?;
     resource_quota::charge(admission, object).await
+}
+
+/// Refuses an action on an object: a document that is posted below it (binding, eviction, token), or a stream.
+pub(crate) fn validate_action(
+    server: &ApiServer,
+    call: &WriteCall<'_>,
+    operation: Operation,
+    subresource: Subresource,
+    document: &Value,
+) -> Result<(), ApiError> {
+    let subresource = subresource.as_str();
+    let admission = Admission { subresource, ..Admission::of(server, call, operation, None) };
+    policy::validate(&admission, document)
 }
 
 /// Whether a namespace is one that always exists.

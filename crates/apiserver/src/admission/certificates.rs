@@ -73,9 +73,7 @@ fn subject(admission: &Admission<'_>, object: &Value, signer: &str) -> Result<()
         return Err(admission.forbidden(object, "unable to parse csr"));
     };
     if organizations.iter().any(|organization| organization == MASTERS) {
-        let why = format!(
-            "use of {signer} signer with {MASTERS} group is not allowed: certificates of that group cannot be revoked"
-        );
+        let why = format!("use of {signer} signer with {MASTERS} group is not allowed");
         return Err(admission.forbidden(object, why));
     }
     Ok(())

@@ -38,10 +38,12 @@ pub(super) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), 
         && admission.view == View::Resize;
     let claimed = admission.creates("", "persistentvolumeclaims")
         || admission.updates("", "persistentvolumeclaims") && grows(admission.old, object);
-    let check: fn(&Value, &Value) -> Vec<String> = match () {
-        () if admission.creates("", "pods") || resized => pod_problems,
-        () if claimed => claim_problems,
-        () => return Ok(()),
+    let check = if admission.creates("", "pods") || resized {
+        pod_problems
+    } else if claimed {
+        claim_problems
+    } else {
+        return Ok(());
     };
     for range in ranges(admission) {
         let problems = check(&range, object);

@@ -131,6 +131,23 @@ pub(super) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), 
     }
 }
 
+/// A policy is stored only if its expressions are some.
+pub(super) fn check_definition(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
+    let policies = ["validatingadmissionpolicies", "mutatingadmissionpolicies"];
+    let written =
+        policies.iter().any(|plural| admission.creates(EXEMPT, plural) || admission.updates(EXEMPT, plural));
+    let same = admission.old.is_some_and(|old| old["spec"] == object["spec"]);
+    if !written || same {
+        return Ok(());
+    }
+    let errors = definition::problems(object);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid(admission.kind, name, &errors))
+}
+
 fn validate_with(request: &Request<'_>, policy: &Policy, document: &Value, params: &[Value]) -> Verdict {
     let mut all = Verdict::default();
     for params in params {
@@ -280,7 +297,7 @@ struct Request<'a> {
 impl<'a> Request<'a> {
     fn of(admission: &'a Admission<'a>, object: &Value) -> Self {
         let (kind, view) = (admission.kind, admission.view);
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap_or(admission.name).to_owned();
         let registry = admission.server.registry();
         let other_versions = registry
             .kinds()
@@ -291,7 +308,7 @@ impl<'a> Request<'a> {
             .map(|other| other.version.to_string())
             .collect();
         let old = admission.old.map(|old| view.of(kind, old)).unwrap_or_default();
-        let attributes = attributes(admission, &name);
+        let attributes = attributes(admission, object, &name);
         Self { admission, name, attributes, old, other_versions }
     }
 
@@ -315,7 +332,7 @@ impl<'a> Request<'a> {
             version: &admission.kind.version,
             other_versions: &versions,
             resource: &admission.kind.plural,
-            subresource: admission.view.subresource(),
+            subresource: admission.subresource,
             namespace: admission.namespace,
             name: &self.name,
         };
@@ -384,20 +401,26 @@ impl<'a> Request<'a> {
 }
 
 /// `AdmissionRequest` without its objects.
-fn attributes(admission: &Admission<'_>, name: &str) -> Value {
+fn attributes(admission: &Admission<'_>, object: &Value, name: &str) -> Value {
     let kind = admission.kind;
     let document = admission.view.document(kind);
-    let (group, version) = document.api_version.split_once('/').unwrap_or(("", document.api_version));
-    let document = json!({"group": group, "version": version, "kind": document.kind});
+    let (mut api_version, mut document_kind) = (document.api_version, document.kind);
+    if admission.subresource != admission.view.subresource() {
+        // The document of an action says itself what it is.
+        api_version = object["apiVersion"].as_str().unwrap_or(api_version);
+        document_kind = object["kind"].as_str().unwrap_or(document_kind);
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let document = json!({"group": group, "version": version, "kind": document_kind});
     let resource = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
     let namespace = if admission.is("", "namespaces") { name } else { admission.namespace };
     json!({
         "kind": document,
         "resource": resource,
-        "subResource": admission.view.subresource(),
+        "subResource": admission.subresource,
         "requestKind": document,
         "requestResource": resource,
-        "requestSubResource": admission.view.subresource(),
+        "requestSubResource": admission.subresource,
         "name": name,
         "namespace": namespace,
         "operation": admission.operation.as_str(),

@@ -60,7 +60,7 @@ fn merge_into(class: &Value, pod: &mut Value) -> Result<(), String> {
             spec["nodeSelector"] = json!({});
         }
         let own = &mut spec["nodeSelector"][key];
-        if !own.is_null() && own != value {
+        if !own.is_null() && *own != *value {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             return Err(format!(
                 "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",

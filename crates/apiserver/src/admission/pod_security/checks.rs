@@ -471,19 +471,15 @@ fn restricted_volumes(pod: &Subject<'_>, _: u32) -> Option<Violation> {
         "downwardAPI",
         "emptyDir",
         "ephemeral",
-        "image",
         "persistentVolumeClaim",
         "projected",
         "secret",
     ];
     let kind = |volume: &Value| -> Option<String> {
-        let fields = volume.as_object().into_iter().flatten();
-        let kind = fields.filter(|(field, value)| *field != "name" && !value.is_null()).map(|(f, _)| f);
-        let kind = kind.into_iter().next().cloned();
-        match kind {
-            Some(kind) if ALLOWED.contains(&kind.as_str()) => None,
-            kind => Some(kind.unwrap_or_else(|| "unknown".to_owned())),
-        }
+        let mut fields = volume.as_object().into_iter().flatten();
+        let kind = fields.find(|(field, value)| field.as_str() != "name" && !value.is_null());
+        let kind = kind.map_or("unknown", |(field, _)| field.as_str());
+        (!ALLOWED.contains(&kind)).then(|| kind.to_owned())
     };
     let (mut names, mut kinds) = (Vec::new(), BTreeSet::new());
     for volume in items(&pod.spec["volumes"]) {

@@ -1,5 +1,6 @@
 //! Policies and their bindings as they are evaluated: read and compiled once, when one of them changes.
 
+use sampan_api::field::{Errors, Path};
 use serde_json::Value;
 
 use super::expression::{Program, Variable, names_of, read_variables};
@@ -115,6 +116,41 @@ impl Policy {
     }
 }
 
+/// What in a policy is no expression: told to its author, so that no request meets it.
+pub(super) fn problems(policy: &Value) -> Errors {
+    let policy = Policy::read("", policy, &[]);
+    let spec = Path::new("spec");
+    let mut errors = Errors::new();
+    let mut check = |list: &str, place: usize, field: &str, rule: &Compiled, text: &str| {
+        if let Err(why) = rule {
+            errors.invalid(&spec.child(list).index(place).child(field), text, why.as_str());
+        }
+    };
+    for (i, (name, rule)) in policy.conditions.iter().enumerate() {
+        check("matchConditions", i, "expression", rule, name);
+    }
+    for (i, variable) in policy.variables.iter().enumerate() {
+        check("variables", i, "expression", variable.program(), variable.name());
+    }
+    for (i, validation) in policy.validations.iter().enumerate() {
+        check("validations", i, "expression", &validation.rule, &validation.text);
+        if let Some(rule) = &validation.message_rule {
+            check("validations", i, "messageExpression", rule, &validation.text);
+        }
+    }
+    for (i, mutation) in policy.mutations.iter().enumerate() {
+        let field = match mutation.form {
+            Form::ApplyConfiguration => "applyConfiguration.expression",
+            Form::JsonPatch => "jsonPatch.expression",
+        };
+        check("mutations", i, field, &mutation.rule, "");
+    }
+    for (i, (key, rule)) in policy.annotations.iter().enumerate() {
+        check("auditAnnotations", i, "valueExpression", rule, key);
+    }
+    errors
+}
+
 impl Validation {
     fn read(validation: &Value, compile: &dyn Fn(&Value) -> Compiled) -> Self {
         let message_rule = &validation["messageExpression"];
@@ -150,6 +186,50 @@ impl Binding {
             matcher: Matcher::of_binding(&spec["matchResources"]),
             param_ref: spec["paramRef"].clone(),
             actions: items(&spec["validationActions"]).map(|action| text(action).to_owned()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn mistakes_are_told() {
+        let rows = [
+            (json!({"validations": [{"expression": "object.a == 1"}]}), ""),
+            (
+                json!({"validations": [{"expression": "true"}, {"expression": "1 +"}]}),
+                "spec.validations[1].expression",
+            ),
+            (json!({"validations": [{"expression": "authorizer == 1"}]}), "spec.validations[0].expression"),
+            (
+                json!({"validations": [{"expression": "true", "messageExpression": "x"}]}),
+                "spec.validations[0].messageExpression",
+            ),
+            (
+                json!({"variables": [{"name": "a", "expression": "variables.a"}]}),
+                "spec.variables[0].expression",
+            ),
+            (
+                json!({"matchConditions": [{"name": "a", "expression": "variables.a"}]}),
+                "spec.matchConditions[0].expression",
+            ),
+            (
+                json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "["}}]}),
+                "spec.mutations[0].jsonPatch.expression",
+            ),
+            (
+                json!({"auditAnnotations": [{"key": "k", "valueExpression": ")"}]}),
+                "spec.auditAnnotations[0].valueExpression",
+            ),
+        ];
+        for (spec, expected) in rows {
+            let found = problems(&json!({"spec": spec}));
+            let fields: Vec<&str> = found.0.iter().map(|error| error.field.as_str()).collect();
+            assert_eq!(fields.join(","), expected, "{found}");
         }
     }
 }

@@ -38,6 +38,16 @@ pub(super) struct Variable {
     program: Result<Program, String>,
 }
 
+impl Variable {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn program(&self) -> &Result<Program, String> {
+        &self.program
+    }
+}
+
 /// Compiles the variables of a policy.
 pub(super) fn read_variables(spec: &Value) -> Vec<Variable> {
     let mut names: Vec<String> = Vec::new();
