@@ -9,7 +9,7 @@ use sampan_api::schema::Schema;
 use serde_json::{Value, json};
 
 use super::definition::{Compiled, Form, Policy, Validation};
-use super::expression::Scope;
+use super::expression::{Authorizer, Scope};
 
 /// Longest message of an expression, in bytes. Upstream's limit.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -19,7 +19,7 @@ const MAX_ANNOTATION: usize = 10 * 1024;
 const MAX_OPERATIONS: usize = 10_000;
 
 /// What expressions see.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Documents<'a> {
     /// Null for a delete.
     pub(super) object: &'a Value,
@@ -29,6 +29,7 @@ pub(super) struct Documents<'a> {
     /// Null when the policy has none.
     pub(super) params: &'a Value,
     pub(super) namespace: &'a Value,
+    pub(super) authorizer: Authorizer<'a>,
 }
 
 impl<'a> Documents<'a> {
@@ -78,7 +79,7 @@ impl Verdict {
 
 /// Whether all conditions of a policy hold; the first that is false wins over mistakes in others.
 fn is_meant(policy: &Policy, documents: &Documents<'_>) -> Result<bool, String> {
-    let mut scope = Scope::new(documents.list(), &[], Budget::MATCH_CONDITIONS);
+    let mut scope = Scope::new(documents.list(), documents.authorizer, &[], Budget::MATCH_CONDITIONS);
     let mut mistake = None;
     for (name, condition) in &policy.conditions {
         let result = condition.as_ref().map_err(String::clone).and_then(|program| scope.holds(program));
@@ -98,7 +99,8 @@ pub(super) fn validate(policy: &Policy, documents: &Documents<'_>) -> Verdict {
         Ok(false) => return Verdict::default(),
         Err(why) => return Verdict::failed(policy, why),
     }
-    let mut scope = Scope::new(documents.list(), &policy.variables, Budget::PER_REQUEST);
+    let mut scope =
+        Scope::new(documents.list(), documents.authorizer, &policy.variables, Budget::PER_REQUEST);
     let mut verdict = Verdict::default();
     for validation in &policy.validations {
         let held = match &validation.rule {
@@ -165,7 +167,7 @@ pub(super) fn mutate(policy: &Policy, documents: &Documents<'_>, schema: &Schema
         let program = mutation.rule.as_ref().map_err(String::clone)?;
         // Every mutation sees what the ones before it made; variables are computed anew for the same reason.
         let now = Documents { object: &object, ..*documents };
-        let mut scope = Scope::new(now.list(), &policy.variables, Budget::PER_REQUEST);
+        let mut scope = Scope::new(now.list(), now.authorizer, &policy.variables, Budget::PER_REQUEST);
         let patch = scope.document(program)?;
         object = match mutation.form {
             Form::JsonPatch => json_patched(&object, patch)?,
@@ -213,6 +215,9 @@ fn merged(object: &Value, mut part: Value, schema: &Schema) -> Result<Value, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::policy::expression::Calls;
+
+    const NOBODY: Authorizer<'static> = &|_: &Calls| Ok(Value::Bool(false));
 
     fn policy(kind: &'static str, spec: Value) -> Policy {
         Policy::read(kind, &json!({"metadata": {"name": "p"}, "spec": spec}), &[])
@@ -235,6 +240,7 @@ mod tests {
             request: &request,
             params,
             namespace: &namespace,
+            authorizer: NOBODY,
         };
         let verdict = validate(&policy("ValidatingAdmissionPolicy", spec), &documents);
         verdict.refusals.into_iter().map(|refusal| refusal.message).collect()
@@ -323,8 +329,14 @@ mod tests {
         let (object, none) = (deployment(), Value::Null);
         let mut all = Verdict::default();
         for params in [json!({"name": "a"}), json!({"name": "b"}), Value::Null] {
-            let documents =
-                Documents { object: &object, old: &none, request: &none, params: &params, namespace: &none };
+            let documents = Documents {
+                object: &object,
+                old: &none,
+                request: &none,
+                params: &params,
+                namespace: &none,
+                authorizer: NOBODY,
+            };
             all.extend(validate(&policy, &documents));
         }
         assert_eq!(all.annotations, BTreeMap::from([("name".to_owned(), "a, b".to_owned())]));
@@ -334,8 +346,14 @@ mod tests {
     fn change(mutations: Value) -> Result<Value, String> {
         let policy = policy("MutatingAdmissionPolicy", json!({"mutations": mutations}));
         let (object, none) = (deployment(), Value::Null);
-        let documents =
-            Documents { object: &object, old: &none, request: &none, params: &none, namespace: &none };
+        let documents = Documents {
+            object: &object,
+            old: &none,
+            request: &none,
+            params: &none,
+            namespace: &none,
+            authorizer: NOBODY,
+        };
         mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))
     }
 

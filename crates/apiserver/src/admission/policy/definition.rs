@@ -204,7 +204,10 @@ mod tests {
                 json!({"validations": [{"expression": "true"}, {"expression": "1 +"}]}),
                 "spec.validations[1].expression",
             ),
-            (json!({"validations": [{"expression": "authorizer == 1"}]}), "spec.validations[0].expression"),
+            (
+                json!({"validations": [{"expression": "authorizer.group(1)"}]}),
+                "spec.validations[0].expression",
+            ),
             (
                 json!({"validations": [{"expression": "true", "messageExpression": "x"}]}),
                 "spec.validations[0].messageExpression",

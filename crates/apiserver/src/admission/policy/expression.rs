@@ -16,17 +16,51 @@ pub(super) struct Program {
     /// As its author wrote it, for messages.
     pub(super) text: String,
     expression: Expression,
+    /// What it asks the authorizer.
+    checks: Vec<Check>,
 }
+
+/// A question to the authorizer whose arguments are expressions.
+#[derive(Debug)]
+struct Check {
+    identifier: String,
+    calls: Vec<(String, Vec<Expression>)>,
+}
+
+/// A question to the authorizer: methods and their arguments, the last one asking for the answer.
+pub(super) type Calls = [(String, Vec<String>)];
+/// Answers questions to the authorizer.
+pub(super) type Authorizer<'a> = &'a dyn Fn(&Calls) -> Result<Value, String>;
 
 impl Program {
     /// Compiles an expression that may name the given variables of its policy.
     pub(super) fn compile(text: &str, variables: &[String]) -> Result<Self, String> {
-        let identifiers: Vec<String> = variables.iter().map(|name| identifier(name)).collect();
-        let known: Vec<&str> =
-            VARIABLES.iter().copied().chain(identifiers.iter().map(String::as_str)).collect();
-        let expression = Expression::compile(&rewrite(text), &known)
-            .map_err(|error| format!("compilation failed: {error}"))?;
-        Ok(Self { text: text.trim().to_owned(), expression })
+        let rewritten = rewrite(text);
+        let variables: Vec<String> = variables.iter().map(|name| identifier(name)).collect();
+        let mut known: Vec<&str> = VARIABLES.to_vec();
+        known.extend(variables.iter().map(String::as_str));
+        let compile = |text: &str, known: &[&str]| {
+            Expression::compile(text, known).map_err(|error| format!("compilation failed: {error}"))
+        };
+        let mut checks = Vec::new();
+        for chain in &rewritten.chains {
+            let mut calls = Vec::new();
+            for (method, arguments) in &chain.calls {
+                let arguments = arguments.iter().map(|argument| compile(argument, &known));
+                calls.push((method.clone(), arguments.collect::<Result<Vec<_>, String>>()?));
+            }
+            checks.push(Check { identifier: chain.identifier.clone(), calls });
+        }
+        known.extend(rewritten.chains.iter().map(|chain| chain.identifier.as_str()));
+        let expression = compile(&rewritten.text, &known)?;
+        Ok(Self { text: text.trim().to_owned(), expression, checks })
+    }
+
+    /// Whether a variable is named anywhere in the expression.
+    fn names(&self, identifier: &str) -> bool {
+        let arguments =
+            self.checks.iter().flat_map(|check| &check.calls).flat_map(|(_, arguments)| arguments);
+        self.expression.uses(identifier) || arguments.into_iter().any(|argument| argument.uses(identifier))
     }
 }
 
@@ -70,15 +104,21 @@ pub(super) fn names_of(variables: &[Variable]) -> Vec<String> {
 pub(super) struct Scope<'a> {
     base: Vec<(&'static str, CelValue)>,
     variables: &'a [Variable],
+    authorizer: Authorizer<'a>,
     computed: BTreeMap<usize, Result<CelValue, String>>,
     budget: Budget,
 }
 
 impl<'a> Scope<'a> {
     /// A scope over documents in the order of [`VARIABLES`].
-    pub(super) fn new(documents: [&Value; 5], variables: &'a [Variable], budget: u64) -> Self {
+    pub(super) fn new(
+        documents: [&Value; 5],
+        authorizer: Authorizer<'a>,
+        variables: &'a [Variable],
+        budget: u64,
+    ) -> Self {
         let base = VARIABLES.iter().copied().zip(documents.map(CelValue::from_json)).collect();
-        Self { base, variables, computed: BTreeMap::new(), budget: Budget::new(budget) }
+        Self { base, variables, authorizer, computed: BTreeMap::new(), budget: Budget::new(budget) }
     }
 
     /// The value of an expression, or in words why there is none.
@@ -102,8 +142,7 @@ impl<'a> Scope<'a> {
     /// Evaluates with the variables before a place, so that no variable can name itself.
     fn evaluate_below(&mut self, program: &Program, place: usize) -> Result<CelValue, String> {
         let variables = self.variables;
-        let named: Vec<usize> =
-            (0..place).filter(|i| program.expression.uses(&variables[*i].identifier)).collect();
+        let named: Vec<usize> = (0..place).filter(|i| program.names(&variables[*i].identifier)).collect();
         for i in &named {
             self.compute(*i);
         }
@@ -121,6 +160,14 @@ impl<'a> Scope<'a> {
                 None => {}
             }
         }
+        let mut answers = Vec::new();
+        for check in &program.checks {
+            match ask(check, self.authorizer, &known, &mut self.budget) {
+                Ok(answer) => answers.push((check.identifier.as_str(), answer)),
+                Err(why) => failed = failed.or(Some(why)),
+            }
+        }
+        known.extend(answers.iter().map(|(name, answer)| (*name, answer)));
         // A variable that has no value is no harm where it is not looked at (`has(x) && variables.y`).
         program.expression.evaluate(&known, &mut self.budget).map_err(|error| match error {
             EvalError::Value(why) => failed.unwrap_or(why),
@@ -141,6 +188,26 @@ impl<'a> Scope<'a> {
     }
 }
 
+/// Puts a question to the authorizer.
+fn ask(
+    check: &Check,
+    authorizer: Authorizer<'_>,
+    known: &[(&str, &CelValue)],
+    budget: &mut Budget,
+) -> Result<CelValue, String> {
+    let mut calls = Vec::new();
+    for (method, arguments) in &check.calls {
+        let mut texts = Vec::new();
+        for argument in arguments {
+            let value = argument.evaluate(known, budget).map_err(|error| error.to_string())?;
+            let text = value.as_str().ok_or_else(|| format!("authorizer.{method}: no such overload"))?;
+            texts.push(text.to_owned());
+        }
+        calls.push((method.clone(), texts));
+    }
+    authorizer(&calls).map(|answer| CelValue::from_json(&answer))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -152,8 +219,27 @@ mod tests {
         let program = Program::compile(text, &names_of(&variables))?;
         let object = json!({"spec": {"replicas": 3, "labels": {"a/b": "c"}}});
         let none = Value::Null;
-        let mut scope = Scope::new([&object, &none, &none, &none, &none], &variables, Budget::PER_REQUEST);
+        let authorizer = |calls: &Calls| {
+            let asked: Vec<String> = calls
+                .iter()
+                .map(|(method, arguments)| format!("{method}({})", arguments.join(",")))
+                .collect();
+            Ok(json!(asked.join(".")))
+        };
+        let documents = [&object, &none, &none, &none, &none];
+        let mut scope = Scope::new(documents, &authorizer, &variables, Budget::PER_REQUEST);
         scope.document(&program)
+    }
+
+    #[test]
+    fn the_authorizer_is_asked() {
+        let names = json!([{"name": "group", "expression": "'apps'"}]);
+        let text = "authorizer.group(variables.group).resource('x').check('get').reason()";
+        assert_eq!(evaluate(names, text), Ok(json!("group(apps).resource(x).check(get).reason()")));
+        let wrong = evaluate(json!([]), "authorizer.check(1).allowed()");
+        assert_eq!(wrong, Err("authorizer.check: no such overload".to_owned()));
+        assert!(evaluate(json!([]), "authorizer.check(authorizer.check('a').reason()).allowed()").is_err());
+        assert_eq!(evaluate(json!([]), "true || authorizer.check(1).allowed()"), Ok(json!(true)));
     }
 
     #[test]
