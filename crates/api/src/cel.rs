@@ -96,6 +96,25 @@ impl Budget {
     }
 }
 
+/// Bytes of stack for the parser, which takes some hundred thousand for each bracket when it is not optimised. Only
+/// what is touched becomes memory.
+const PARSER_STACK: usize = 32 * 1024 * 1024;
+
+/// Parses a text whose size and depth were checked, on a thread of its own: the parser is generated code that is deeply
+/// recursive, and has unwraps inside (no input is known to reach one). Compiling is rare, a thread costs microseconds.
+fn parse(text: &str) -> Result<cel::IdedExpr, CompileError> {
+    let source = guard::fold_signs(text).into_owned();
+    let parser = move || {
+        let parser = cel::parser::Parser::new().enable_optional_syntax(true);
+        parser.parse(&source).map_err(|errors| CompileError(errors.to_string()))
+    };
+    let thread =
+        std::thread::Builder::new().name("cel-parser".to_owned()).stack_size(PARSER_STACK).spawn(parser);
+    let failed = |what: &str| CompileError(format!("ERROR: <input>:1:1: {what}"));
+    let thread = thread.map_err(|_| failed("out of resources"))?;
+    thread.join().unwrap_or_else(|_| Err(failed("Syntax error")))
+}
+
 /// An optional of CEL that holds a value or not.
 pub(crate) fn optional_value(value: Option<CelValue>) -> CelValue {
     CelValue(values::optional(value.map(|value| value.0)))
@@ -117,15 +136,7 @@ impl Expression {
     /// The same with types, which finds wrong fields and operators early and tells the cost.
     pub(crate) fn compile_typed(text: &str, variables: &[(&str, Shape)]) -> Result<Self, CompileError> {
         guard::check(text)?;
-        // The parser is generated code with unwraps inside; no input is known to reach one.
-        let parsed = catch_unwind(AssertUnwindSafe(|| {
-            cel::parser::Parser::new().enable_optional_syntax(true).parse(text)
-        }));
-        let tree = match parsed {
-            Ok(Ok(tree)) => tree,
-            Ok(Err(errors)) => return Err(CompileError(errors.to_string())),
-            Err(_) => return Err(CompileError("ERROR: <input>:1:1: Syntax error".to_owned())),
-        };
+        let tree = parse(text)?;
         let mut checked = check::check(text, &tree, variables)?;
         Ok(Self {
             text: text.to_owned(),

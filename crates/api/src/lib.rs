@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cel;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod field;

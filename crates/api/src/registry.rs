@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::json_path::{self, JsonPath};
 use crate::kind::{Conversion, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
 use crate::schema::Schema;
 
@@ -44,6 +45,17 @@ impl From<&crate::kind::Column> for Column {
 pub enum Cells {
     /// A function of the row.
     Function(TableRow),
+    /// The name, then what is found at each path.
+    Paths(Arc<[PathCell]>),
+}
+
+/// A column that a definition describes.
+#[derive(Clone, Debug)]
+pub struct PathCell {
+    /// Where the value stands.
+    pub path: JsonPath,
+    /// OpenAPI type of the column, or `date`.
+    pub type_: String,
 }
 
 /// Where `/scale` finds its numbers: JSON pointers.
@@ -173,6 +185,35 @@ impl From<&'static Row> for Kind {
 }
 
 impl Kind {
+    /// A custom resource with its names missing and nothing else to it: the maker of kinds fills in the rest.
+    pub(crate) fn custom(group: &str, version: &str, plural: &str, scope: Scope, schema: Schema) -> Self {
+        let empty = || Text::Borrowed("");
+        Self {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            plural: plural.to_owned().into(),
+            kind: empty(),
+            list_kind: empty(),
+            singular: empty(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope,
+            storage: Storage::Durable,
+            subresources: Vec::new(),
+            schema,
+            columns: Vec::new(),
+            cells: Cells::Paths(Arc::new([])),
+            field_selectors: Vec::new(),
+            name_rule: NameRule::DnsSubdomain,
+            status_on_create: false,
+            generation: true,
+            stored_as: Stored::AsIs,
+            scale: ScalePaths::WORKLOAD,
+            strategy: Strategy::PLAIN,
+            names: Names::new(group, version, plural, None),
+        }
+    }
+
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> &str {
         &self.names.api_version
@@ -231,6 +272,7 @@ impl Kind {
     pub fn schema_name(&self) -> Text {
         match &self.schema {
             Schema::Table(name) => Text::Borrowed(name),
+            Schema::Custom(custom) => Text::Owned(custom.name.clone()),
         }
     }
 
@@ -247,6 +289,11 @@ impl Kind {
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         match &self.cells {
             Cells::Function(row) => row(object, now),
+            Cells::Paths(cells) => {
+                let name = object["metadata"]["name"].clone();
+                let cell = |c: &PathCell| json_path::cell(&c.path.find(object), &c.type_, now);
+                std::iter::once(name).chain(cells.iter().map(cell)).collect()
+            }
         }
     }
 }

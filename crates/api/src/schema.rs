@@ -10,12 +10,13 @@
 //! Custom resources bring structural schemas instead; those become the same [`Type`]s in a later part.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
 use crate::decode::{DecodeError, Strictness};
 use crate::field::Errors;
+use crate::structural::Structural;
 
 const TABLE: &str = include_str!("../data/types.tsv");
 
@@ -24,6 +25,17 @@ const TABLE: &str = include_str!("../data/types.tsv");
 pub enum Schema {
     /// A type of the table, by name.
     Table(&'static str),
+    /// Of a custom resource.
+    Custom(Arc<CustomSchema>),
+}
+
+/// The type of a custom resource's version.
+#[derive(Debug)]
+pub struct CustomSchema {
+    /// Name in published schemas: `com.example.v1.Widget`.
+    pub name: String,
+    /// What the definition says.
+    pub structural: Structural,
 }
 
 impl Schema {
@@ -31,6 +43,7 @@ impl Schema {
     pub fn type_name(&self) -> Option<&'static str> {
         match self {
             Self::Table(name) => Some(name),
+            Self::Custom(_) => None,
         }
     }
 
@@ -38,6 +51,7 @@ impl Schema {
     pub fn conform(&self, document: &mut Value, strictness: &mut Strictness) -> Result<(), DecodeError> {
         match self {
             Self::Table(name) => crate::decode::conform(name, document, strictness),
+            Self::Custom(custom) => custom.structural.prune(document, strictness),
         }
     }
 
@@ -45,13 +59,15 @@ impl Schema {
     pub fn fill_in_defaults(&self, document: &mut Value) {
         match self {
             Self::Table(name) => crate::defaults::apply(name, document),
+            Self::Custom(custom) => custom.structural.default(document),
         }
     }
 
     /// What a schema says beyond types. Built-in kinds have their rules in [`crate::kind::Strategy`].
-    pub fn validate(&self, _new: &Value, _old: Option<&Value>) -> Errors {
+    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Errors {
         match self {
             Self::Table(_) => Errors::new(),
+            Self::Custom(custom) => custom.structural.validate(new, old),
         }
     }
 }

@@ -236,6 +236,11 @@ impl Node {
     pub fn default_value(&self) -> Option<&Value> {
         self.default.as_ref()
     }
+    /// Whether a default stands here or anywhere below.
+    pub fn has_defaults(&self) -> bool {
+        let below = self.properties.values().chain(self.additional()).chain(self.items());
+        self.default.is_some() || below.into_iter().any(Self::has_defaults)
+    }
     /// Whether an object stands here.
     pub fn is_object(&self) -> bool {
         self.type_ == NodeType::Object

@@ -26,6 +26,7 @@ mod topology;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use sampan_store::{Compare, Op};
@@ -135,7 +136,9 @@ pub(crate) struct Admission<'a> {
     /// Nothing is stored.
     pub(crate) dry_run: bool,
     pub(crate) notes: &'a Notes,
-    /// The namespace of the request, read when somebody asks.
+    /// The namespace of the request as the store has it, if it was read.
+    namespace_bytes: OnceLock<Bytes>,
+    /// The same, or what the cache has, parsed when somebody asks.
     namespace_object: OnceLock<Value>,
 }
 
@@ -159,6 +162,7 @@ impl<'a> Admission<'a> {
             subresource: call.view.subresource(),
             dry_run: call.dry_run,
             notes: &call.notes,
+            namespace_bytes: OnceLock::new(),
             namespace_object: OnceLock::new(),
         }
     }
@@ -188,7 +192,12 @@ impl<'a> Admission<'a> {
             if self.namespace.is_empty() {
                 return Value::Null;
             }
-            self.cached("namespaces", &crate::write::namespace_key(self.namespace)).unwrap_or_default()
+            match self.namespace_bytes.get() {
+                Some(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),
+                None => self
+                    .cached("namespaces", &crate::write::namespace_key(self.namespace))
+                    .unwrap_or_default(),
+            }
         })
     }
 

@@ -237,11 +237,6 @@ impl ResourceCache {
         Ok((state.events.range(start..).cloned().collect(), state.revision.max(cursor)))
     }
 
-    /// Whether a watch may begin after `revision`.
-    pub(crate) fn covers(&self, revision: u64) -> bool {
-        revision >= self.read().forgotten
-    }
-
     /// Told the revision of every change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -411,7 +406,6 @@ mod tests {
             cache.apply_all(std::iter::once(&put("/pods/d/a", revision, &object)));
         }
         assert!(cache.events_after(5).is_err());
-        assert!(!cache.covers(5) && cache.covers(10));
         assert_eq!(cache.events_after(10).map(|(events, _)| events.len()).ok(), Some(RING_EVENTS));
     }
 

@@ -100,11 +100,12 @@ impl ApiError {
 
     /// Rules of the kind or of metadata are broken.
     pub fn invalid(kind: &Kind, name: &str, errors: &Errors) -> Self {
-        let group_kind = if kind.group.is_empty() {
-            kind.kind.to_string()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        Self::invalid_of(&kind.group, &kind.kind, name, errors)
+    }
+
+    /// [`ApiError::invalid`] for documents that are no objects: options of a request, what a subresource takes.
+    pub fn invalid_of(group: &str, kind: &str, name: &str, errors: &Errors) -> Self {
+        let group_kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let causes: Vec<Value> = errors
             .0
             .iter()
@@ -115,7 +116,7 @@ impl ApiError {
             "Invalid",
             format!("{group_kind} \"{name}\" is invalid: {errors}"),
         );
-        error.details = Some(json!({"name": name, "group": kind.group, "kind": kind.kind, "causes": causes}));
+        error.details = Some(json!({"name": name, "group": group, "kind": kind, "causes": causes}));
         error
     }
 

@@ -12,6 +12,7 @@ mod auth;
 mod books;
 mod bootstrap;
 mod cache;
+mod custom;
 mod delete;
 mod discovery;
 mod encode;

@@ -10,13 +10,14 @@ use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
+use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::ApiError;
-use crate::request::{RequestInfo, ResourcePath};
+use crate::request::{Query, RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, BodyError};
 use crate::server::ApiServer;
 use crate::write::parse;
@@ -77,6 +78,9 @@ impl ApiServer {
             Subresource::PortForward => format!("/portForward/{place}{query}"),
             _ => {
                 let container = container_of(&object, info.query.get("container"))?;
+                if subresource == Subresource::Log {
+                    check_log_options(&info.query, &path.name)?;
+                }
                 let verb = match subresource {
                     Subresource::Log => "containerLogs",
                     Subresource::Exec => "exec",
@@ -138,6 +142,22 @@ impl ApiServer {
         let stream = connector.address(address).await.map_err(unreachable)?;
         forward(request, stream, &target, &address.to_string()).await
     }
+}
+
+/// The numbers of a request for logs.
+fn check_log_options(query: &Query, name: &str) -> Result<(), ApiError> {
+    let mut errors = Errors::new();
+    for (option, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        let given = query.get(option).and_then(|text| text.parse::<i64>().ok());
+        if let Some(number) = given.filter(|number| *number < least) {
+            let why = match least {
+                0 => "must be greater than or equal to 0",
+                _ => "must be greater than 0",
+            };
+            errors.invalid(&Path::new(option), number, why);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_of("", "PodLogOptions", name, &errors)) }
 }
 
 /// A pod says itself which address it has: it must not lead to this machine's own services.

@@ -283,10 +283,7 @@ impl ApiServer {
                 Some(0) | None => self.store.revision().0,
                 Some(revision) => revision,
             };
-            if !resource.covers(from) {
-                let oldest = format!("too old resource version: {from} ({})", resource.revision());
-                return Err(ApiError::expired(oldest));
-            }
+            // A revision that is no longer kept is answered by the first event: clients look there.
             watcher.cursor = from;
         }
         let frames = stream::unfold(watcher, |mut watcher| async move {

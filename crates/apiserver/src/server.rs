@@ -126,6 +126,7 @@ impl ApiServer {
             }
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
+        crate::custom::follow(&server).await;
         Ok(server)
     }
 

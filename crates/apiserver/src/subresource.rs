@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Request, StatusCode};
 use sampan_api::decode::Strictness;
+use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
@@ -147,7 +148,10 @@ impl ApiServer {
         }
         let lifetime = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
         if lifetime < MIN_SECONDS {
-            return Err(ApiError::bad_request("may not specify a duration less than 10 minutes"));
+            let mut errors = Errors::new();
+            let field = Path::new("spec").child("expirationSeconds");
+            errors.invalid(&field, lifetime, "may not specify a duration less than 10 minutes");
+            return Err(ApiError::invalid_of("authentication.k8s.io", "TokenRequest", "", &errors));
         }
         let lifetime = lifetime.min(MAX_SECONDS);
         let mut audiences: Vec<String> = request["spec"]["audiences"]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use sampan_api::decode::{DecodeError, Strictness};
+use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
 use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
@@ -56,6 +57,8 @@ pub(crate) struct WriteCall<'a> {
     /// Nothing is stored.
     pub(crate) dry_run: bool,
     pub(crate) manager: String,
+    /// Whether the client said itself which manager it is.
+    names_manager: bool,
     field_validation: FieldValidation,
     /// `force` of an apply.
     force: bool,
@@ -141,6 +144,7 @@ impl<'a> WriteCall<'a> {
             user,
             dry_run,
             manager,
+            names_manager: query.get("fieldManager").is_some(),
             field_validation,
             force,
             now: Timestamp::now(),
@@ -164,6 +168,7 @@ impl<'a> WriteCall<'a> {
             user,
             dry_run: false,
             manager: "sampan".to_owned(),
+            names_manager: true,
             field_validation: FieldValidation::Ignore,
             force: false,
             now: Timestamp::now(),
@@ -420,6 +425,11 @@ impl ApiServer {
         mut strictness: Strictness,
     ) -> Result<Written, ApiError> {
         let kind = call.kind;
+        if !call.names_manager {
+            let mut errors = Errors::new();
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+            return Err(ApiError::invalid_of("meta.k8s.io", "PatchOptions", "", &errors));
+        }
         call.conform(&kind.schema, &mut configuration, &mut strictness)?;
         let warnings = call.judge(strictness)?;
         if configuration["apiVersion"].is_null() || configuration["kind"].is_null() {

@@ -278,7 +278,10 @@ impl<'a> Walk<'a> {
             operators::GREATER_EQUALS => ordered(std::cmp::Ordering::is_ge),
             operators::IN => contains(&left, &right),
             operators::INDEX => index(&left, &right)?.ok_or_else(|| missing(&left, &right)),
-            operators::ADD => (left + right).map_err(explain),
+            operators::ADD => match (&left, &right) {
+                (Value::Bytes(a), Value::Bytes(b)) => Ok(Value::Bytes(Arc::new([a.as_slice(), b].concat()))),
+                _ => (left + right).map_err(explain),
+            },
             operators::SUBSTRACT => (left - right).map_err(explain),
             operators::MULTIPLY => (left * right).map_err(explain),
             operators::DIVIDE => (left / right).map_err(explain),

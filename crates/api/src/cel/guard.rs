@@ -3,6 +3,11 @@
 //! The parser and every walk after it are recursive. How deep the tree becomes can be told from the text: a bracket
 //! opens a level, and operators chain within one (`1+1+1` leans to the left, `a?b:c?d:e` to the right). `&&` and `||`
 //! are balanced by the parser.
+//!
+//! [`fold_signs`] works around a fault of the parser (cel 0.13.0): of an even number of `!` or `-` in a row it keeps one,
+//! and visits what follows twice, so that nested ones take exponential time.
+
+use std::borrow::Cow;
 
 use super::CompileError;
 
@@ -65,6 +70,63 @@ pub(super) fn check(text: &str) -> Result<(), CompileError> {
         }
     }
     Ok(())
+}
+
+/// Signs that undo each other become blanks: `!!a` is `a`, `--a` is `a`, `a---b` is `a-b`.
+pub(super) fn fold_signs(text: &str) -> Cow<'_, str> {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    // Where the last token ended that can be the left side of a subtraction.
+    let mut after_operand = false;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        let mut taken = 1;
+        match byte {
+            b'"' | b'\'' => {
+                taken = string_length(&bytes, at);
+                after_operand = true;
+            }
+            b'/' if bytes[at..].starts_with(b"//") => {
+                taken = bytes[at..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - at);
+            }
+            b'!' | b'-' => {
+                let mut signs = run(&bytes, at, byte);
+                taken = signs.last().map_or(1, |last| last + 1 - at);
+                if byte == b'-' && after_operand {
+                    signs.remove(0);
+                }
+                let undone = signs.len() - signs.len() % 2;
+                signs.iter().rev().take(undone).for_each(|sign| bytes[*sign] = b' ');
+                after_operand = false;
+            }
+            b if b.is_ascii_whitespace() => {}
+            b if b.is_ascii_alphanumeric() || b == b'_' || !b.is_ascii() => {
+                let is_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || !b.is_ascii();
+                taken = bytes[at..].iter().take_while(|b| is_word(b)).count();
+                after_operand = &bytes[at..at + taken] != b"in";
+            }
+            b => after_operand = matches!(b, b')' | b']' | b'}'),
+        }
+        at += taken;
+    }
+    // Only ASCII became ASCII, so this is text as before.
+    match String::from_utf8(bytes) {
+        Ok(folded) if folded != text => Cow::Owned(folded),
+        _ => Cow::Borrowed(text),
+    }
+}
+
+/// Where the signs of a row stand, blanks between them or not. The `!` of `!=` is none.
+fn run(bytes: &[u8], at: usize, sign: u8) -> Vec<usize> {
+    let mut signs = Vec::new();
+    for (index, byte) in bytes.iter().enumerate().skip(at) {
+        match *byte {
+            b if b == sign && !(sign == b'!' && bytes.get(index + 1) == Some(&b'=')) => signs.push(index),
+            b if b.is_ascii_whitespace() => {}
+            _ => break,
+        }
+    }
+    if signs.is_empty() { vec![at] } else { signs }
 }
 
 #[derive(Default)]

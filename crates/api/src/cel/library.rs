@@ -420,6 +420,11 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
             }
         },
         ("isQuantity", Value::String(value)) => Value::Bool(value.parse::<Quantity>().is_ok()),
+        // An optional, because a name may be unknown.
+        ("format.named", Value::String(_)) => {
+            let format = library("format.named", Style::Qualified, None, call.args.clone())?;
+            optional((format != Value::Null).then_some(format))
+        }
         ("optional.none", _) => optional(None),
         ("optional.of", value) => optional(Some(value.clone())),
         ("optional.ofNonZeroValue", value) => optional((!value.is_zero()).then(|| value.clone())),
