@@ -108,8 +108,7 @@ fn parse(text: &str) -> Result<cel::IdedExpr, CompileError> {
         let parser = cel::parser::Parser::new().enable_optional_syntax(true);
         parser.parse(&source).map_err(|errors| CompileError(errors.to_string()))
     };
-    let thread =
-        std::thread::Builder::new().name("cel-parser".to_owned()).stack_size(PARSER_STACK).spawn(parser);
+    let thread = std::thread::Builder::new().name("cel-parser".to_owned()).stack_size(PARSER_STACK).spawn(parser);
     let failed = |what: &str| CompileError(format!("ERROR: <input>:1:1: {what}"));
     let thread = thread.map_err(|_| failed("out of resources"))?;
     thread.join().unwrap_or_else(|_| Err(failed("Syntax error")))

@@ -106,13 +106,10 @@ fn what_holds() {
             Ok(CelValue(cel::Value::Bool(true))) => {}
             other => {
                 // Name the part that fails.
-                let parts: Vec<&str> = row
-                    .split(" && ")
-                    .filter(|part| {
-                        Expression::compile(part, &["self"]).is_ok()
-                            && evaluate_on(part, &subject()).map(|v| v.to_json()) != Ok(Some(json!(true)))
-                    })
-                    .collect();
+                let parts: Vec<&str> = row.split(" && ").filter(|part| {
+                    Expression::compile(part, &["self"]).is_ok()
+                        && evaluate_on(part, &subject()).map(|v| v.to_json()) != Ok(Some(json!(true)))
+                }).collect();
                 wrong.push(format!("{row}: {other:?} in {parts:?}"));
             }
         }
@@ -158,10 +155,7 @@ fn what_is_no_expression() {
     let selected = format!("self{}", ".a".repeat(3000));
     let rows = [
         ("foo", "ERROR: <input>:1:1: undeclared reference to 'foo' (in container '')\n | foo\n | ^"),
-        (
-            "1 ==\n  bar",
-            "ERROR: <input>:2:3: undeclared reference to 'bar' (in container '')\n |   bar\n | ..^",
-        ),
+        ("1 ==\n  bar", "ERROR: <input>:2:3: undeclared reference to 'bar' (in container '')\n |   bar\n | ..^"),
         ("self.frobnicate()", "undeclared reference to 'frobnicate' (in container '')"),
         ("frobnicate(1)", "undeclared reference to 'frobnicate' (in container '')"),
         ("request.object", "undeclared reference to 'request' (in container '')"),
