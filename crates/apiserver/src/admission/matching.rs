@@ -136,9 +136,9 @@ impl Matcher {
     }
 
     fn any(&self, rules: &[Rule], question: &Question<'_>) -> bool {
-        let versions = std::iter::once(question.version)
+        let mut versions = std::iter::once(question.version)
             .chain(question.other_versions.iter().copied().filter(|_| self.equivalent));
-        versions.into_iter().any(|version| rules.iter().any(|rule| rule.matches(question, version)))
+        versions.any(|version| rules.iter().any(|rule| rule.matches(question, version)))
     }
 
     /// What is in no namespace is not held back by a selector of namespaces.

@@ -33,8 +33,6 @@ use decide::{Documents, Refusal, Verdict};
 use definition::{Binding, Policy};
 use expression::{Authorizer, Calls};
 
-const VALIDATING: &str = "ValidatingAdmissionPolicy";
-const MUTATING: &str = "MutatingAdmissionPolicy";
 /// Policies and bindings of both kinds.
 const RESOURCES: [&str; 4] = [
     "validatingadmissionpolicies.admissionregistration.k8s.io",
@@ -85,8 +83,8 @@ impl Policies {
             _ => {
                 let fresh = Arc::new(Compiled {
                     revisions,
-                    validating: self.read(VALIDATING, RESOURCES[0], RESOURCES[1]),
-                    mutating: self.read(MUTATING, RESOURCES[2], RESOURCES[3]),
+                    validating: self.read(RESOURCES[0], RESOURCES[1]),
+                    mutating: self.read(RESOURCES[2], RESOURCES[3]),
                 });
                 *compiled = Some(fresh.clone());
                 fresh
@@ -95,7 +93,7 @@ impl Policies {
     }
 
     /// Policies without a binding hold nowhere and are not compiled.
-    fn read(&self, kind: &'static str, policies: &str, bindings: &str) -> Vec<Policy> {
+    fn read(&self, policies: &str, bindings: &str) -> Vec<Policy> {
         let list = |resource: &str| -> Vec<Value> {
             let items = self.cache.resource(resource).list(&format!("/{resource}/"));
             items.iter().filter_map(|item| serde_json::from_slice(&item.bytes).ok()).collect()
@@ -104,7 +102,7 @@ impl Policies {
         let bound = |policy: &&Value| {
             bindings.iter().any(|binding| binding["spec"]["policyName"] == policy["metadata"]["name"])
         };
-        list(policies).iter().filter(bound).map(|policy| Policy::read(kind, policy, &bindings)).collect()
+        list(policies).iter().filter(bound).map(|policy| Policy::read(policy, &bindings)).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use sampan_api::cel::Budget;
 use sampan_api::patch;
 use sampan_api::patch::apply::{self, Applied, Manager};
 use sampan_api::schema::Schema;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::definition::{Compiled, Form, Policy, Validation};
 use super::expression::{Authorizer, Scope};
@@ -214,13 +214,15 @@ fn merged(object: &Value, mut part: Value, schema: &Schema) -> Result<Value, Str
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::admission::policy::expression::Calls;
 
     const NOBODY: Authorizer<'static> = &|_: &Calls| Ok(Value::Bool(false));
 
-    fn policy(kind: &'static str, spec: Value) -> Policy {
-        Policy::read(kind, &json!({"metadata": {"name": "p"}, "spec": spec}), &[])
+    fn policy(spec: Value) -> Policy {
+        Policy::read(&json!({"metadata": {"name": "p"}, "spec": spec}), &[])
     }
 
     fn deployment() -> Value {
@@ -242,7 +244,7 @@ mod tests {
             namespace: &namespace,
             authorizer: NOBODY,
         };
-        let verdict = validate(&policy("ValidatingAdmissionPolicy", spec), &documents);
+        let verdict = validate(&policy(spec), &documents);
         verdict.refusals.into_iter().map(|refusal| refusal.message).collect()
     }
 
@@ -320,12 +322,9 @@ mod tests {
 
     #[test]
     fn annotations_of_several_parameters_are_joined() {
-        let policy = policy(
-            "ValidatingAdmissionPolicy",
-            json!({"auditAnnotations": [
-                {"key": "name", "valueExpression": "params == null ? null : params.name"},
-            ]}),
-        );
+        let policy = policy(json!({"auditAnnotations": [
+            {"key": "name", "valueExpression": "params == null ? null : params.name"},
+        ]}));
         let (object, none) = (deployment(), Value::Null);
         let mut all = Verdict::default();
         for params in [json!({"name": "a"}), json!({"name": "b"}), Value::Null] {
@@ -344,7 +343,7 @@ mod tests {
     }
 
     fn change(mutations: Value) -> Result<Value, String> {
-        let policy = policy("MutatingAdmissionPolicy", json!({"mutations": mutations}));
+        let policy = policy(json!({"mutations": mutations}));
         let (object, none) = (deployment(), Value::Null);
         let documents = Documents {
             object: &object,

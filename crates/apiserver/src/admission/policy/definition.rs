@@ -12,8 +12,6 @@ pub(super) type Compiled = Result<Program, String>;
 /// A policy with its bindings.
 #[derive(Debug)]
 pub(super) struct Policy {
-    /// `ValidatingAdmissionPolicy` or `MutatingAdmissionPolicy`.
-    pub(super) kind: &'static str,
     pub(super) name: String,
     pub(super) matcher: Matcher,
     /// Names and expressions of `matchConditions`.
@@ -79,7 +77,7 @@ fn items(value: &Value) -> impl Iterator<Item = &Value> {
 
 impl Policy {
     /// Reads a policy; `bindings` are all bindings of its kind.
-    pub(super) fn read(kind: &'static str, policy: &Value, bindings: &[Value]) -> Self {
+    pub(super) fn read(policy: &Value, bindings: &[Value]) -> Self {
         let (spec, name) = (&policy["spec"], text(&policy["metadata"]["name"]));
         let variables = read_variables(spec);
         let names = names_of(&variables);
@@ -95,7 +93,6 @@ impl Policy {
             .collect();
         let param_kind = &spec["paramKind"];
         Self {
-            kind,
             name: name.to_owned(),
             matcher: Matcher::of_policy(&spec["matchConstraints"]),
             conditions,
@@ -118,7 +115,7 @@ impl Policy {
 
 /// What in a policy is no expression: told to its author, so that no request meets it.
 pub(super) fn problems(policy: &Value) -> Errors {
-    let policy = Policy::read("", policy, &[]);
+    let policy = Policy::read(policy, &[]);
     let spec = Path::new("spec");
     let mut errors = Errors::new();
     let mut check = |list: &str, place: usize, field: &str, rule: &Compiled, text: &str| {

@@ -60,7 +60,7 @@ impl Program {
     fn names(&self, identifier: &str) -> bool {
         let arguments =
             self.checks.iter().flat_map(|check| &check.calls).flat_map(|(_, arguments)| arguments);
-        self.expression.uses(identifier) || arguments.into_iter().any(|argument| argument.uses(identifier))
+        self.expression.uses(identifier) || arguments.any(|argument| argument.uses(identifier))
     }
 }
 

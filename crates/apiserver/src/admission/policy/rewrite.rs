@@ -307,14 +307,14 @@ fn is_name(c: char) -> bool {
 
 /// Bytes of the token at the beginning of a text.
 fn length_of(text: &str, first: char) -> usize {
-    let until = |end: &dyn Fn(char) -> bool| text.find(|c| end(c)).unwrap_or(text.len());
+    let until = |end: &dyn Fn(char) -> bool| text.find(|c: char| end(c)).unwrap_or(text.len());
     if first.is_whitespace() {
         return until(&|c| !c.is_whitespace());
     }
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
     }
-    let prefix = text.find(|c| !matches!(c, 'r' | 'R' | 'b' | 'B')).unwrap_or(text.len()).min(2);
+    let prefix = text.find(|c: char| !matches!(c, 'r' | 'R' | 'b' | 'B')).unwrap_or(text.len()).min(2);
     if let Some(body) = text.get(prefix..).filter(|body| body.starts_with(['"', '\''])) {
         let raw = text[..prefix].contains(['r', 'R']);
         return prefix + string_length(body, raw);
