@@ -13,7 +13,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod event;
 pub mod job;
-mod json;
+pub(crate) mod json;
 pub mod lease;
 pub mod namespace;
 pub mod node;

@@ -19,6 +19,7 @@ pub mod patch;
 mod pattern;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod registry;
 pub mod schema;
 pub mod selector;

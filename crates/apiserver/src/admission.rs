@@ -1,21 +1,40 @@
 //! Admission: what the server adds to a request's object and what it refuses beyond the rules of the kind.
 //!
-//! A plug-in is a function in one of the two tables below; the pipeline calls them in order. Plug-ins may read the watch
-//! cache, and nothing else of the world.
+//! A plug-in is a function in one of the tables below; the pipeline calls them in order. Plug-ins may read the watch
+//! cache, and nothing else of the world. Three things a plug-in may leave behind besides its verdict:
+//!
+//! - what it has taken ([`Held`]: addresses and ports), given back unless the object is stored;
+//! - what must change with the object ([`Charges`]: the usage of quotas), written in the object's own transaction and
+//!   guarded by its conditions, so that several servers over one store never admit more than a quota allows;
+//! - what the client should be told ([`Notes`]: warnings) and what an audit should keep.
 
 mod addresses;
+mod certificates;
+mod ingress_class;
+mod limit_range;
+pub(crate) mod matching;
 mod namespace;
 mod node;
 mod pod;
+mod pod_security;
+pub(crate) mod policy;
 mod rbac;
+mod resource_quota;
+mod runtime_class;
+mod storage_class;
+mod topology;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
+use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::Value;
 
 pub(crate) use addresses::{AddressRange, Allocator, Held};
 pub(crate) use node::node_of;
+pub(crate) use resource_quota::{Charges, Turns};
+pub(crate) use topology::copy_labels as copy_topology_labels;
 
 use crate::auth::User;
 use crate::error::ApiError;
@@ -23,25 +42,174 @@ use crate::server::ApiServer;
 use crate::view::View;
 use crate::write::WriteCall;
 
+/// What a request does to its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// A new object.
+    Create,
+    /// Another state of an object, or of a part of it.
+    Update,
+    /// The end of an object.
+    Delete,
+    /// A stream to or through an object: exec, attach, port-forward, proxy.
+    Connect,
+}
+
+impl Operation {
+    /// Name in rules and in `request.operation`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// More warnings than this are not sent with one answer: headers are small.
+const MAX_WARNINGS: usize = 32;
+/// Annotations kept of one request.
+const MAX_ANNOTATIONS: usize = 100;
+
+/// What admission has to say beside its verdict. One per request; an attempt that is repeated begins with none.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    warnings: Mutex<Vec<String>>,
+    annotations: Mutex<Vec<(String, String)>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Notes {
+    /// Tells the client; what was said already is not said twice.
+    pub(crate) fn warn(&self, warning: &str) {
+        let mut warnings = locked(&self.warnings);
+        if warnings.len() < MAX_WARNINGS && !warnings.iter().any(|said| said == warning) {
+            warnings.push(warning.to_owned());
+        }
+    }
+
+    /// Keeps an annotation for the audit of the request.
+    pub(crate) fn annotate(&self, key: String, value: String) {
+        let mut annotations = locked(&self.annotations);
+        if annotations.len() < MAX_ANNOTATIONS {
+            annotations.push((key, value));
+        }
+    }
+
+    /// Before an attempt.
+    pub(crate) fn clear(&self) {
+        locked(&self.warnings).clear();
+        locked(&self.annotations).clear();
+    }
+
+    /// The warnings, for the answer.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        locked(&self.warnings).clone()
+    }
+
+    /// The annotations of the audit.
+    #[allow(dead_code)] // The audit log reads them once there is one.
+    pub(crate) fn annotations(&self) -> Vec<(String, String)> {
+        locked(&self.annotations).clone()
+    }
+}
+
 /// The request an object comes with.
 pub(crate) struct Admission<'a> {
     pub(crate) server: &'a ApiServer,
     pub(crate) kind: &'a Arc<Kind>,
     pub(crate) namespace: &'a str,
     pub(crate) user: &'a User,
-    /// `None` on create.
+    pub(crate) operation: Operation,
+    /// Name in the address; empty on create.
+    pub(crate) name: &'a str,
+    /// `None` on create and connect.
     pub(crate) old: Option<&'a Value>,
     pub(crate) view: View,
+    /// The view's address below the object, or that of an action. Empty for the object itself.
+    pub(crate) subresource: &'a str,
+    /// Nothing is stored.
+    pub(crate) dry_run: bool,
+    pub(crate) notes: &'a Notes,
+    /// The namespace of the request as the store has it, if it was read.
+    namespace_bytes: OnceLock<Bytes>,
+    /// The same, or what the cache has, parsed when somebody asks.
+    namespace_object: OnceLock<Value>,
 }
 
-impl Admission<'_> {
+impl<'a> Admission<'a> {
+    /// Admission of a write.
+    pub(crate) fn of(
+        server: &'a ApiServer,
+        call: &'a WriteCall<'a>,
+        operation: Operation,
+        old: Option<&'a Value>,
+    ) -> Self {
+        Self {
+            server,
+            kind: call.kind,
+            namespace: call.namespace,
+            user: call.user,
+            operation,
+            name: call.name,
+            old,
+            view: call.view,
+            subresource: call.view.subresource(),
+            dry_run: call.dry_run,
+            notes: &call.notes,
+            namespace_bytes: OnceLock::new(),
+            namespace_object: OnceLock::new(),
+        }
+    }
+
     fn is(&self, group: &str, plural: &str) -> bool {
         self.kind.group == group && self.kind.plural == plural
+    }
+
+    /// A new object of this resource.
+    fn creates(&self, group: &str, plural: &str) -> bool {
+        self.is(group, plural) && self.operation == Operation::Create && self.view == View::Object
+    }
+
+    /// A change of the object itself, not of a part with an address of its own.
+    fn updates(&self, group: &str, plural: &str) -> bool {
+        self.is(group, plural) && self.operation == Operation::Update && self.view == View::Object
     }
 
     fn forbidden(&self, object: &Value, why: impl std::fmt::Display) -> ApiError {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         ApiError::forbidden(&self.kind.group, &self.kind.plural, name, why)
+    }
+
+    /// The namespace the object is in as far as it is known; null for objects outside of namespaces.
+    fn namespace_object(&self) -> &Value {
+        self.namespace_object.get_or_init(|| {
+            if self.namespace.is_empty() {
+                return Value::Null;
+            }
+            match self.namespace_bytes.get() {
+                Some(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),
+                None => self
+                    .cached("namespaces", &crate::write::namespace_key(self.namespace))
+                    .unwrap_or_default(),
+            }
+        })
+    }
+
+    /// An object as the watch cache has it.
+    fn cached(&self, resource: &str, key: &str) -> Option<Value> {
+        let item = self.server.cache.resource(resource).get(key)?;
+        serde_json::from_slice(&item.bytes).ok()
+    }
+
+    /// All objects below a prefix as the watch cache has them.
+    fn cached_list(&self, resource: &str, prefix: &str) -> Vec<Value> {
+        let items = self.server.cache.resource(resource).list(prefix);
+        items.iter().filter_map(|item| serde_json::from_slice(&item.bytes).ok()).collect()
     }
 }
 
@@ -49,13 +217,37 @@ type Mutate = fn(&Admission<'_>, &mut Value) -> Result<(), ApiError>;
 type Validate = fn(&Admission<'_>, &Value) -> Result<(), ApiError>;
 
 /// In upstream's order.
-const MUTATING: &[Mutate] =
-    &[namespace::name_label, pod::service_account, pod::priority, pod::default_tolerations];
+const MUTATING: &[Mutate] = &[
+    namespace::name_label,
+    limit_range::set_defaults,
+    pod::service_account,
+    node::new_taint,
+    pod::priority,
+    pod::default_tolerations,
+    storage_class::default_class,
+    storage_class::protect_in_use,
+    runtime_class::merge,
+    ingress_class::default_class,
+    topology::labels_of_bound_pod,
+    policy::mutate,
+];
 
-const VALIDATING: &[Validate] = &[node::restriction, rbac::no_escalation];
+/// In upstream's order. Quotas come after all of them, because they are charged only for what is admitted.
+const VALIDATING: &[Validate] = &[
+    limit_range::validate,
+    node::restriction,
+    rbac::no_escalation,
+    pod_security::validate,
+    storage_class::resize,
+    runtime_class::validate,
+    certificates::validate,
+    policy::check_definition,
+    policy::validate,
+];
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
+    admission.notes.clear();
     namespace::lifecycle(admission, object).await?;
     pod::await_service_account(admission, object).await;
     for plugin in MUTATING {
@@ -64,9 +256,23 @@ pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Res
     addresses::allocate(admission, object)
 }
 
-/// Refuses an object.
-pub(crate) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
-    VALIDATING.iter().try_for_each(|plugin| plugin(admission, object))
+/// Refuses an object, or says what must be written together with it.
+pub(crate) async fn validate(admission: &Admission<'_>, object: &Value) -> Result<Charges, ApiError> {
+    VALIDATING.iter().try_for_each(|plugin| plugin(admission, object))?;
+    resource_quota::charge(admission, object).await
+}
+
+/// Refuses an action on an object: a document that is posted below it (binding, eviction, token), or a stream.
+pub(crate) fn validate_action(
+    server: &ApiServer,
+    call: &WriteCall<'_>,
+    operation: Operation,
+    subresource: Subresource,
+    document: &Value,
+) -> Result<(), ApiError> {
+    let subresource = subresource.as_str();
+    let admission = Admission { subresource, ..Admission::of(server, call, operation, None) };
+    policy::validate(&admission, document)
 }
 
 /// Whether a namespace is one that always exists.
@@ -76,13 +282,8 @@ pub(crate) fn is_immortal_namespace(name: &str) -> bool {
 
 /// Refuses the deletion of an object.
 pub(crate) fn validate_delete(server: &ApiServer, call: &WriteCall<'_>, old: &Value) -> Result<(), ApiError> {
-    let admission = Admission {
-        server,
-        kind: call.kind,
-        namespace: call.namespace,
-        user: call.user,
-        old: Some(old),
-        view: call.view,
-    };
-    node::restrict_delete(&admission, old)
+    call.notes.clear();
+    let admission = Admission::of(server, call, Operation::Delete, Some(old));
+    node::restrict_delete(&admission, old)?;
+    policy::validate(&admission, old)
 }

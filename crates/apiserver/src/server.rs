@@ -21,7 +21,7 @@ use sampan_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admission::Allocator;
+use crate::admission::{Allocator, Turns, policy::Policies};
 use crate::auth::rbac::{Attributes, Rbac};
 use crate::auth::tokens::Tokens;
 use crate::auth::{ANONYMOUS, MASTERS, User};
@@ -72,6 +72,9 @@ pub struct ApiServer {
     pub(crate) rbac: Rbac,
     pub(crate) tokens: Tokens,
     pub(crate) allocator: Arc<Allocator>,
+    /// Who may charge the quotas of a namespace now.
+    pub(crate) quota_turns: Turns,
+    pub(crate) policies: Policies,
     pub(crate) config: ServerConfig,
     pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -119,6 +122,8 @@ impl ApiServer {
             metrics,
             health: Health::default(),
             flow: FlowControl::new(cache.clone()),
+            quota_turns: Turns::default(),
+            policies: Policies::new(cache.clone()),
             cache,
             store,
             config,
@@ -500,7 +505,10 @@ impl ApiServer {
                 let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
                 let (code, bytes) = deleted.answer(kind);
                 // A success status is no object of the kind and has no projection.
-                return Ok(respond::json_bytes(code, if gone { bytes } else { projection.object(&bytes) }));
+                let bytes = if gone { bytes } else { projection.object(&bytes) };
+                let mut response = respond::json_bytes(code, bytes);
+                respond::add_warnings(&mut response, &call.notes.warnings());
+                return Ok(response);
             }
             _ => {
                 let options = delete_options(&content_type, &body, info)?;

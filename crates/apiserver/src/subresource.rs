@@ -9,17 +9,17 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
-use crate::admission::node_of;
+use crate::admission::{Operation, copy_topology_labels, node_of, validate_action};
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
 use crate::books::seconds;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
-use crate::request::{RequestInfo, ResourcePath};
+use crate::request::{Query, RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse};
 use crate::server::{ApiServer, content_type, read_body, read_document};
 use crate::view::View;
-use crate::write::{WriteCall, parse};
+use crate::write::{Replaced, WriteCall, parse};
 
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;
@@ -52,6 +52,11 @@ impl ApiServer {
                 | Subresource::PortForward
                 | Subresource::Proxy
         ) {
+            if subresource != Subresource::Log {
+                let call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
+                let options = stream_options(&info.query, &path.rest, kind, subresource);
+                validate_action(self, &call, Operation::Connect, subresource, &options)?;
+            }
             return self.proxy(request, info, path, kind, subresource).await;
         }
         if info.verb != "create" {
@@ -68,6 +73,7 @@ impl ApiServer {
         )?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
         call.conform(&body_type(subresource).into(), &mut document, &mut strictness)?;
+        validate_action(self, &call, Operation::Create, subresource, &document)?;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,
             Subresource::Eviction => self.evict(&call, &document).await,
@@ -113,8 +119,11 @@ impl ApiServer {
             for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
                 new["metadata"]["annotations"][key] = value.clone();
             }
-            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Resize, call.user);
-            if call.dry_run || self.replace(&write, &current, old, new, None).await?.is_some() {
+            copy_topology_labels(self, node, &mut new);
+            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Binding, call.user);
+            let stored = call.dry_run
+                || matches!(self.replace(&write, &current, old, new, None).await?, Replaced::Stored(_));
+            if stored {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 return Ok(respond::json_value(StatusCode::CREATED, &status));
             }
@@ -124,7 +133,7 @@ impl ApiServer {
 
     /// A polite delete. Disruption budgets join here.
     async fn evict(&self, call: &WriteCall<'_>, eviction: &Value) -> Result<ApiResponse, ApiError> {
-        let options = DeleteOptions::parse(&eviction["deleteOptions"], &crate::request::Query::default())?;
+        let options = DeleteOptions::parse(&eviction["deleteOptions"], &Query::default())?;
         self.delete(call, &options).await?;
         let status =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -230,6 +239,37 @@ impl ApiServer {
         }
         Ok(uid)
     }
+}
+
+/// What a client asks of a stream, as admission sees it: `PodExecOptions` and its siblings.
+fn stream_options(query: &Query, rest: &str, kind: &Kind, subresource: Subresource) -> Value {
+    let what = match subresource {
+        Subresource::Exec => "ExecOptions",
+        Subresource::Attach => "AttachOptions",
+        Subresource::PortForward => "PortForwardOptions",
+        _ => "ProxyOptions",
+    };
+    let mut options = json!({"apiVersion": "v1", "kind": format!("{}{what}", kind.kind)});
+    match subresource {
+        Subresource::Exec | Subresource::Attach => {
+            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
+                options[flag] = true.into();
+            }
+            if let Some(container) = query.get("container") {
+                options["container"] = container.into();
+            }
+            if !query.all("command").is_empty() {
+                options["command"] = json!(query.all("command"));
+            }
+        }
+        Subresource::PortForward => {
+            let ports = query.all("ports").iter().flat_map(|text| text.split(','));
+            let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).collect();
+            options["ports"] = json!(ports);
+        }
+        _ => options["path"] = format!("/{rest}").into(),
+    }
+    options
 }
 
 /// Sets the condition `PodScheduled`.

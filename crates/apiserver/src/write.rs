@@ -20,7 +20,7 @@ use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, Notes, Operation};
 use crate::auth::User;
 use crate::books::{
     copy_field, durability, generate_name, is_finished, keep_books, manager_of, new_books, same_object,
@@ -35,6 +35,9 @@ use crate::view::{DocumentType, View};
 
 /// How often a server-made change is retried after somebody else was faster.
 const MAX_CONFLICTS: usize = 64;
+
+/// How many generated names may be taken before a create gives up.
+const MAX_TAKEN: usize = 8;
 
 /// What to do about fields nobody knows (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub(crate) struct WriteCall<'a> {
     /// `force` of an apply.
     force: bool,
     pub(crate) now: Timestamp,
+    /// What admission has to say beside its verdict.
+    pub(crate) notes: Notes,
 }
 
 /// A finished write.
@@ -68,6 +73,24 @@ pub(crate) struct Written {
     /// The object (or its view) as stored.
     pub(crate) bytes: Bytes,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Written {
+    /// With the warnings of decoding and of admission.
+    fn new(call: &WriteCall<'_>, code: StatusCode, bytes: Bytes, mut warnings: Vec<String>) -> Self {
+        warnings.extend(call.notes.warnings());
+        Self { code, bytes, warnings }
+    }
+}
+
+/// What became of one attempt to replace an object.
+pub(crate) enum Replaced {
+    /// It is stored.
+    Stored(Bytes),
+    /// Somebody else changed the object meanwhile.
+    Modified,
+    /// Something that admission counted on has changed, such as the usage of a quota.
+    Again,
 }
 
 /// How a document changes.
@@ -125,6 +148,7 @@ impl<'a> WriteCall<'a> {
             field_validation,
             force,
             now: Timestamp::now(),
+            notes: Notes::default(),
         })
     }
 
@@ -148,6 +172,7 @@ impl<'a> WriteCall<'a> {
             field_validation: FieldValidation::Ignore,
             force: false,
             now: Timestamp::now(),
+            notes: Notes::default(),
         }
     }
 
@@ -256,7 +281,8 @@ impl ApiServer {
         }
         let generated = document["metadata"]["name"].as_str().is_none_or(str::is_empty)
             && document["metadata"]["generateName"].as_str().is_some_and(|p| !p.is_empty());
-        for _ in 0..8 {
+        let (mut taken, mut conflicts) = (0, 0);
+        while taken < MAX_TAKEN && conflicts < MAX_CONFLICTS {
             let mut object = document.clone();
             if generated {
                 let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
@@ -264,19 +290,26 @@ impl ApiServer {
             }
             match self.create_once(call, object, None).await {
                 // A generated name that is taken is the server's bad luck, not the client's.
-                Err(e) if generated && e.reason == "AlreadyExists" => {}
-                other => return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings }),
+                Err(e) if generated && e.reason == "AlreadyExists" => taken += 1,
+                Ok(None) => conflicts += 1,
+                Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                Err(error) => return Err(error),
             }
+        }
+        if conflicts == MAX_CONFLICTS {
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(ApiError::modified(kind, name));
         }
         Err(ApiError::already_exists(kind, document["metadata"]["generateName"].as_str().unwrap_or_default()))
     }
 
+    /// One attempt to create an object. `None`: something that admission counted on has changed meanwhile.
     async fn create_once(
         &self,
         call: &WriteCall<'_>,
         mut object: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Option<Bytes>, ApiError> {
         let kind = call.kind;
         new_books(&mut object, kind, call.now);
         if kind.has(Subresource::Status)
@@ -288,14 +321,7 @@ impl ApiServer {
         (kind.strategy.prepare_create)(&mut object);
         kind.schema.fill_in_defaults(&mut object);
         (kind.strategy.default)(&mut object);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: None,
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Create, None);
         let held = admission::mutate(&admission, &mut object).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
@@ -304,7 +330,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
-        admission::validate(&admission, &object)?;
+        let charges = admission::validate(&admission, &object).await?;
         let time = seconds(call.now);
         let manager = call.manager(kind.api_version(), &time);
         match merged {
@@ -316,7 +342,7 @@ impl ApiServer {
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
-                None => Ok(encode::with_revision(&object, self.store.revision().0)),
+                None => Ok(Some(encode::with_revision(&object, self.store.revision().0))),
             };
         }
         let mut compare = vec![Compare::Absent(key.clone())];
@@ -328,12 +354,16 @@ impl ApiServer {
             value: encode::for_store(&stored),
             durability: durability(kind, call.namespace),
         };
-        match self.store.transact(Transaction { compare, ops: vec![put] }).await? {
-            TransactionResult::Committed { mut puts, .. } => {
+        let mut ops = vec![put];
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { puts, .. } => {
                 held.commit();
-                let kv = puts.pop().ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(answer(&stored, &object, kv))
+                let kv = puts.into_iter().next();
+                let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
+                Ok(Some(answer(&stored, &object, kv)))
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
                 Err(ApiError::already_exists(kind, &name))
             }
@@ -374,18 +404,15 @@ impl ApiServer {
             check_uid(call, &old, &wanted)?;
             let new = call.view.merge_into(call.kind, &old, wanted);
             match self.replace(call, &current, old, new, None).await? {
-                Some(bytes) => {
-                    return Ok(Written {
-                        code: StatusCode::OK,
-                        bytes: call.view.bytes(call.kind, bytes),
-                        warnings,
-                    });
+                Replaced::Stored(bytes) => {
+                    let bytes = call.view.bytes(call.kind, bytes);
+                    return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                 }
-                None if conditional && matches!(change, Change::Replace(_)) => {
+                Replaced::Modified if conditional && matches!(change, Change::Replace(_)) => {
                     return Err(ApiError::modified(call.kind, call.name));
                 }
-                None if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
-                None => retries += 1,
+                _ if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
+                _ => retries += 1,
             }
         }
     }
@@ -435,16 +462,17 @@ impl ApiServer {
             match (current, old) {
                 (Some(current), Some(old)) => {
                     let new = call.view.merge_into(kind, &old, new);
-                    if let Some(bytes) = self.replace(call, &current, old, new, Some(merged)).await? {
-                        return Ok(Written { code: StatusCode::OK, bytes, warnings });
+                    let replaced = self.replace(call, &current, old, new, Some(merged)).await?;
+                    if let Replaced::Stored(bytes) = replaced {
+                        return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                     }
                 }
                 _ if call.view != View::Object => return Err(ApiError::not_found(kind, call.name)),
                 _ => match self.create_once(call, new, Some(merged)).await {
                     Err(e) if e.reason == "AlreadyExists" => {}
-                    other => {
-                        return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings });
-                    }
+                    Ok(None) => {}
+                    Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                    Err(error) => return Err(error),
                 },
             }
         }
@@ -456,7 +484,7 @@ impl ApiServer {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
     }
 
-    /// Completes, checks and stores the successor of an object. `None`: somebody else changed it meanwhile.
+    /// Completes, checks and stores the successor of an object.
     pub(crate) async fn replace(
         &self,
         call: &WriteCall<'_>,
@@ -464,7 +492,7 @@ impl ApiServer {
         old: Value,
         mut new: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Option<Bytes>, ApiError> {
+    ) -> Result<Replaced, ApiError> {
         let kind = call.kind;
         keep_books(&mut new, &old);
         if call.view == View::Object && kind.has(Subresource::Status) {
@@ -475,14 +503,7 @@ impl ApiServer {
         }
         kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: Some(&old),
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Update, Some(&old));
         let held = admission::mutate(&admission, &mut new).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
         errors.extend(metadata::validate_update(&new, &old));
@@ -496,7 +517,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
-        admission::validate(&admission, &new)?;
+        let charges = admission::validate(&admission, &new).await?;
         if kind.generation && !same_spec(kind, &new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
@@ -508,10 +529,10 @@ impl ApiServer {
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
         }
         if same_object(&new, &old) && is_current_form(kind, &current.value) {
-            return self.shown(kind, current.into()).await.map(Some);
+            return self.shown(kind, current.into()).await.map(Replaced::Stored);
         }
         if call.dry_run {
-            return Ok(Some(encode::with_revision(&new, current.mod_revision.0)));
+            return Ok(Replaced::Stored(encode::with_revision(&new, current.mod_revision.0)));
         }
         let key = current.key.clone();
         let stored = self.to_storage(kind, &new).await?;
@@ -524,20 +545,23 @@ impl ApiServer {
                 durability: durability(kind, call.namespace),
             }
         };
-        let compare = vec![Compare::ModRevision(key, current.mod_revision)];
-        match self.store.transact(Transaction { compare, ops: vec![op] }).await? {
-            TransactionResult::Committed { revision, mut puts } => {
+        let gone = matches!(op, Op::Delete { .. });
+        let (mut compare, mut ops) = (vec![Compare::ModRevision(key, current.mod_revision)], vec![op]);
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { revision, puts } => {
                 held.commit();
-                match puts.pop() {
-                    Some(kv) => Ok(Some(answer(&stored, &new, kv))),
+                match puts.into_iter().next().filter(|_| !gone) {
+                    Some(kv) => Ok(Replaced::Stored(answer(&stored, &new, kv))),
                     None => {
                         self.deleted(kind, &new);
-                        Ok(Some(encode::with_revision(&new, revision.0)))
+                        Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
                     }
                 }
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(Replaced::Again),
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
-            TransactionResult::Conflict { .. } => Ok(None),
+            TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) async fn lifecycle(admission: &Admission<'_>, object: &Value) -> Resu
     }
     let namespace = admission.server.store.get(&namespace_key(admission.namespace)).await?;
     let namespace = namespace.ok_or_else(|| namespace_missing(admission.namespace))?;
+    // The plug-ins after this one see the namespace as the store has it.
+    admission.namespace_bytes.get_or_init(|| namespace.value.clone());
     // Every create comes by here; what does not even contain the word need not be read.
     if !contains(&namespace.value, b"\"deletionTimestamp\"") {
         return Ok(());

@@ -157,6 +157,13 @@ pub(super) fn priority(admission: &Admission<'_>, object: &mut Value) -> Result<
         );
         return Err(admission.forbidden(object, why));
     }
+    if object["spec"]["preemptionPolicy"].as_str().is_some_and(|given| given != policy) {
+        let why = format!(
+            "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
+            object["spec"]["preemptionPolicy"].as_str().unwrap_or_default()
+        );
+        return Err(admission.forbidden(object, why));
+    }
     if let Some(class) = &class {
         object["spec"]["priorityClassName"] = class["metadata"]["name"].clone();
     }

@@ -1,6 +1,7 @@
 //! The API through its real pipeline: the same service that clients of the process use, over a real store.
 
 mod access;
+mod admission;
 mod custom;
 mod every_kind;
 mod operations;
