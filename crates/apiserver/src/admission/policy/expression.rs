@@ -58,7 +58,7 @@ impl Program {
 
     /// Whether a variable is named anywhere in the expression.
     fn names(&self, identifier: &str) -> bool {
-        let arguments =
+        let mut arguments =
             self.checks.iter().flat_map(|check| &check.calls).flat_map(|(_, arguments)| arguments);
         self.expression.uses(identifier) || arguments.any(|argument| argument.uses(identifier))
     }
