@@ -131,6 +131,11 @@ async fn a_definition_becomes_a_kind() {
     let schema = &openapi["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["maximum"], 10, "{schema}");
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    // kubectl reads here which kind of patch it may send.
+    let patch = &openapi["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
+    let types: Vec<&String> =
+        patch["requestBody"]["content"].as_object().expect("media types").keys().collect();
+    assert!(!types.iter().any(|t| t.contains("strategic")) && types.len() == 3, "{types:?}");
 }
 
 #[tokio::test]
