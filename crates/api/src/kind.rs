@@ -174,6 +174,17 @@ impl Strategy {
 /// Makes the cells of one table row, in the order of [`Row::columns`].
 pub type TableRow = fn(&Value, Timestamp) -> Vec<Value>;
 
+/// A version whose objects are kept in the form of another one.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    /// Resource under which the objects are kept: `events`, `horizontalpodautoscalers.autoscaling`.
+    pub resource: &'static str,
+    /// From this version to the one that is kept (`apiVersion` included).
+    pub to_storage: fn(&mut Value),
+    /// And back.
+    pub from_storage: fn(&mut Value),
+}
+
 /// A built-in kind.
 #[derive(Clone, Copy)]
 pub struct Row {
@@ -212,6 +223,9 @@ pub struct Row {
     pub status_on_create: bool,
     /// Whether `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
+    /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
+    /// are about objects in the form of the row's own version.
+    pub stored_as: Option<Conversion>,
     /// Rules.
     pub strategy: Strategy,
 }
@@ -236,6 +250,7 @@ impl Row {
         name_rule: NameRule::DnsSubdomain,
         status_on_create: false,
         generation: false,
+        stored_as: None,
         strategy: Strategy::PLAIN,
     };
 }

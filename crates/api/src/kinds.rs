@@ -12,7 +12,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod event;
 pub mod job;
-mod json;
+pub(crate) mod json;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -22,7 +22,7 @@ pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
 pub mod reviews;
-mod rules;
+pub(crate) mod rules;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -32,74 +32,107 @@ mod workload;
 
 use crate::kind::Row;
 
-/// All kinds with working rules and loops, in the order discovery shows them: core first, then group by group.
+/// All kinds, in the order discovery shows them: core first, then group by group, the best version of a kind first.
 pub static ROWS: &[&Row] = &[
     &config_map::CONFIG_MAP,
     &event::EVENT,
     &namespace::NAMESPACE,
     &node::NODE,
+    &storage::PERSISTENT_VOLUME_CLAIM,
+    &storage::PERSISTENT_VOLUME,
     &pod::POD,
     &secret::SECRET,
     &service_account::SERVICE_ACCOUNT,
     &service::SERVICE,
+    &daemon_set::DAEMON_SET,
     &deployment::DEPLOYMENT,
     &replica_set::REPLICA_SET,
+    &stateful_set::STATEFUL_SET,
     &reviews::SELF_SUBJECT_REVIEW,
     &reviews::TOKEN_REVIEW,
     &reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_RULES_REVIEW,
     &reviews::SUBJECT_ACCESS_REVIEW,
-    &lease::LEASE,
-    &endpoint_slice::ENDPOINT_SLICE,
+    &job::CRON_JOB,
+    &job::JOB,
+    &policy::POD_DISRUPTION_BUDGET,
     &rbac::CLUSTER_ROLE_BINDING,
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::ROLE,
-    &priority_class::PRIORITY_CLASS,
-];
-
-/// Kinds whose rules stand and whose loops do not run yet. Whether to serve them already is the server's choice: an
-/// object that nobody acts on helps `kubectl apply` through a manifest and misleads whoever waits for pods.
-pub static LATER_ROWS: &[&Row] = &[
-    &storage::PERSISTENT_VOLUME_CLAIM,
-    &storage::PERSISTENT_VOLUME,
-    &daemon_set::DAEMON_SET,
-    &stateful_set::STATEFUL_SET,
-    &job::CRON_JOB,
-    &job::JOB,
-    &policy::POD_DISRUPTION_BUDGET,
     &storage::STORAGE_CLASS,
+    &priority_class::PRIORITY_CLASS,
+    &lease::LEASE,
+    &endpoint_slice::ENDPOINT_SLICE,
 ];
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use jiff::Timestamp;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::schema::Types;
-
-    fn all() -> impl Iterator<Item = &'static Row> {
-        ROWS.iter().chain(LATER_ROWS).copied()
-    }
+    use crate::schema::{FieldType, Types};
 
     fn documents() -> Vec<(&'static Row, Value)> {
-        all().map(|row| (row, json!({"metadata": {"name": "a"}, "spec": {}, "status": {}}))).collect()
+        ROWS.iter().map(|row| (*row, json!({"metadata": {"name": "a"}, "spec": {}, "status": {}}))).collect()
     }
 
     #[test]
     fn rows_are_complete_and_different() {
-        let (mut plurals, mut kinds, mut shorts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for row in all() {
-            assert!(plurals.insert((row.group, row.plural)), "{} stands twice", row.plural);
-            assert!(kinds.insert((row.group, row.kind)), "{} stands twice", row.kind);
+        let (mut plurals, mut kinds, mut shorts) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        for row in ROWS {
+            assert!(plurals.insert((row.group, row.version, row.plural)), "{} stands twice", row.plural);
+            assert!(kinds.insert((row.group, row.version, row.kind)), "{} stands twice", row.kind);
             assert_eq!(row.singular, row.kind.to_lowercase());
             assert!(Types::get().type_(row.schema).is_some(), "{} has no schema", row.kind);
             for short in row.short_names {
-                assert!(shorts.insert(*short), "{short} stands twice");
+                // Two versions of a kind share their short names.
+                assert_eq!(*shorts.entry(*short).or_insert(row.kind), row.kind, "{short} stands twice");
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_point_at_fields_of_the_schema() {
+        for row in ROWS {
+            for (label, pointer) in row.field_selectors {
+                let mut type_ = Types::get().type_(row.schema);
+                for step in pointer.split('/').skip(1) {
+                    let field = type_.and_then(|type_| type_.field(step));
+                    let field = field.unwrap_or_else(|| panic!("{}: {label} points at nothing", row.kind));
+                    type_ = match field.type_ {
+                        FieldType::Struct(name) => Types::get().type_(name),
+                        _ => None,
+                    };
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn conversions_keep_the_schema() {
+        for row in ROWS {
+            let Some(conversion) = row.stored_as else { continue };
+            let kept = ROWS.iter().find(|kept| {
+                let name = crate::registry::Kind::from(**kept).resource();
+                name == conversion.resource && kept.stored_as.is_none()
+            });
+            let kept = kept.unwrap_or_else(|| panic!("{} is kept as nothing", row.kind));
+            assert_eq!((kept.scope, kept.kind), (row.scope, row.kind));
+            let version = |row: &'static Row| crate::registry::Kind::from(row).api_version();
+            let mut document =
+                json!({"apiVersion": version(row), "kind": row.kind, "spec": {}, "status": {}});
+            (conversion.to_storage)(&mut document);
+            assert_eq!(document["apiVersion"], version(kept));
+            (conversion.from_storage)(&mut document);
+            assert_eq!(document["apiVersion"], version(row));
+            for mut junk in [json!(null), json!([]), json!({"metadata": 1, "spec": [], "status": "x"})] {
+                (conversion.to_storage)(&mut junk);
+                (conversion.from_storage)(&mut junk);
             }
         }
     }
