@@ -62,6 +62,7 @@ pub static ROWS: &[&Row] = &[
     &rbac::ROLE_BINDING,
     &rbac::ROLE,
     &storage::STORAGE_CLASS,
+    &storage::VOLUME_ATTRIBUTES_CLASS,
     &priority_class::PRIORITY_CLASS,
     &lease::LEASE,
     &endpoint_slice::ENDPOINT_SLICE,
