@@ -6,21 +6,29 @@
 //! `prepare_update` and `validate_update` of a row are for writes to the object itself; writes to a subresource change
 //! one part and are checked by the rules of that part (see [`pod::update`]).
 
+pub mod binding;
+pub mod component_status;
 pub mod config_map;
+pub mod controller_revision;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoints;
 pub mod event;
 pub mod job;
 pub(crate) mod json;
 pub mod lease;
+pub mod limit_range;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod pod_template;
 pub mod policy;
 pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
+pub mod replication_controller;
+pub mod resource_quota;
 pub mod reviews;
 pub(crate) mod rules;
 pub mod secret;
@@ -34,16 +42,24 @@ use crate::kind::Row;
 
 /// All kinds, in the order discovery shows them: core first, then group by group, the best version of a kind first.
 pub static ROWS: &[&Row] = &[
+    &binding::BINDING,
+    &component_status::COMPONENT_STATUS,
     &config_map::CONFIG_MAP,
+    &endpoints::ENDPOINTS,
     &event::EVENT,
+    &limit_range::LIMIT_RANGE,
     &namespace::NAMESPACE,
     &node::NODE,
     &storage::PERSISTENT_VOLUME_CLAIM,
     &storage::PERSISTENT_VOLUME,
     &pod::POD,
+    &pod_template::POD_TEMPLATE,
+    &replication_controller::REPLICATION_CONTROLLER,
+    &resource_quota::RESOURCE_QUOTA,
     &secret::SECRET,
     &service_account::SERVICE_ACCOUNT,
     &service::SERVICE,
+    &controller_revision::CONTROLLER_REVISION,
     &daemon_set::DAEMON_SET,
     &deployment::DEPLOYMENT,
     &replica_set::REPLICA_SET,
