@@ -15,6 +15,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod horizontal_pod_autoscaler;
 pub mod job;
 pub(crate) mod json;
 pub mod lease;
@@ -64,12 +65,15 @@ pub static ROWS: &[&Row] = &[
     &deployment::DEPLOYMENT,
     &replica_set::REPLICA_SET,
     &stateful_set::STATEFUL_SET,
+    &event::EVENTS_EVENT,
     &reviews::SELF_SUBJECT_REVIEW,
     &reviews::TOKEN_REVIEW,
     &reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_RULES_REVIEW,
     &reviews::SUBJECT_ACCESS_REVIEW,
+    &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER,
+    &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
     &job::CRON_JOB,
     &job::JOB,
     &policy::POD_DISRUPTION_BUDGET,
