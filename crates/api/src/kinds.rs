@@ -16,11 +16,13 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
 pub mod horizontal_pod_autoscaler;
+pub mod ingress;
 pub mod job;
 pub(crate) mod json;
 pub mod lease;
 pub mod limit_range;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod pod;
 pub mod pod_template;
@@ -35,6 +37,7 @@ pub(crate) mod rules;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage;
 mod workload;
@@ -76,6 +79,11 @@ pub static ROWS: &[&Row] = &[
     &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
     &job::CRON_JOB,
     &job::JOB,
+    &ingress::INGRESS_CLASS,
+    &ingress::INGRESS,
+    &service_cidr::IP_ADDRESS,
+    &network_policy::NETWORK_POLICY,
+    &service_cidr::SERVICE_CIDR,
     &policy::POD_DISRUPTION_BUDGET,
     &rbac::CLUSTER_ROLE_BINDING,
     &rbac::CLUSTER_ROLE,
