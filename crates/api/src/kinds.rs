@@ -6,15 +6,19 @@
 //! `prepare_update` and `validate_update` of a row are for writes to the object itself; writes to a subresource change
 //! one part and are checked by the rules of that part (see [`pod::update`]).
 
+pub mod api_service;
 pub mod binding;
+pub mod certificate;
 pub mod component_status;
 pub mod config_map;
 pub mod controller_revision;
+pub mod csi;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod flow_control;
 pub mod horizontal_pod_autoscaler;
 pub mod ingress;
 pub mod job;
@@ -34,12 +38,14 @@ pub mod replication_controller;
 pub mod resource_quota;
 pub mod reviews;
 pub(crate) mod rules;
+pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
 pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage;
+pub mod volume_attachment;
 mod workload;
 
 use crate::kind::Row;
@@ -63,6 +69,7 @@ pub static ROWS: &[&Row] = &[
     &secret::SECRET,
     &service_account::SERVICE_ACCOUNT,
     &service::SERVICE,
+    &api_service::API_SERVICE,
     &controller_revision::CONTROLLER_REVISION,
     &daemon_set::DAEMON_SET,
     &deployment::DEPLOYMENT,
@@ -79,6 +86,8 @@ pub static ROWS: &[&Row] = &[
     &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
     &job::CRON_JOB,
     &job::JOB,
+    &certificate::CERTIFICATE_SIGNING_REQUEST,
+    &certificate::CLUSTER_TRUST_BUNDLE,
     &ingress::INGRESS_CLASS,
     &ingress::INGRESS,
     &service_cidr::IP_ADDRESS,
@@ -89,11 +98,18 @@ pub static ROWS: &[&Row] = &[
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::ROLE,
+    &csi::CSI_DRIVER,
+    &csi::CSI_NODE,
+    &csi::CSI_STORAGE_CAPACITY,
     &storage::STORAGE_CLASS,
+    &volume_attachment::VOLUME_ATTACHMENT,
     &storage::VOLUME_ATTRIBUTES_CLASS,
     &priority_class::PRIORITY_CLASS,
     &lease::LEASE,
+    &runtime_class::RUNTIME_CLASS,
     &endpoint_slice::ENDPOINT_SLICE,
+    &flow_control::FLOW_SCHEMA,
+    &flow_control::PRIORITY_LEVEL_CONFIGURATION,
 ];
 
 #[cfg(test)]
