@@ -6,6 +6,7 @@
 //! `prepare_update` and `validate_update` of a row are for writes to the object itself; writes to a subresource change
 //! one part and are checked by the rules of that part (see [`pod::update`]).
 
+pub mod admission;
 pub mod api_service;
 pub mod binding;
 pub mod certificate;
@@ -18,6 +19,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod expression;
 pub mod flow_control;
 pub mod horizontal_pod_autoscaler;
 pub mod ingress;
@@ -104,6 +106,12 @@ pub static ROWS: &[&Row] = &[
     &storage::STORAGE_CLASS,
     &volume_attachment::VOLUME_ATTACHMENT,
     &storage::VOLUME_ATTRIBUTES_CLASS,
+    &admission::policy::MUTATING_ADMISSION_POLICY,
+    &admission::policy::MUTATING_ADMISSION_POLICY_BINDING,
+    &admission::webhook::MUTATING_WEBHOOK_CONFIGURATION,
+    &admission::policy::VALIDATING_ADMISSION_POLICY,
+    &admission::policy::VALIDATING_ADMISSION_POLICY_BINDING,
+    &admission::webhook::VALIDATING_WEBHOOK_CONFIGURATION,
     &priority_class::PRIORITY_CLASS,
     &lease::LEASE,
     &runtime_class::RUNTIME_CLASS,
