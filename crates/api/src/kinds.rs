@@ -16,6 +16,7 @@ pub mod controller_revision;
 pub mod csi;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
@@ -118,6 +119,10 @@ pub static ROWS: &[&Row] = &[
     &endpoint_slice::ENDPOINT_SLICE,
     &flow_control::FLOW_SCHEMA,
     &flow_control::PRIORITY_LEVEL_CONFIGURATION,
+    &device::DEVICE_CLASS,
+    &device::RESOURCE_CLAIM,
+    &device::RESOURCE_CLAIM_TEMPLATE,
+    &device::slice::RESOURCE_SLICE,
 ];
 
 #[cfg(test)]
