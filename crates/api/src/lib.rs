@@ -19,3 +19,4 @@ pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod table;
+pub mod usage;
