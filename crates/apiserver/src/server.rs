@@ -14,7 +14,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use sampan_api::decode::{self, Strictness};
-use sampan_api::kind::Subresource;
+use sampan_api::kind::{Storage, Subresource};
 use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
@@ -432,7 +432,7 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         let needs_name = matches!(info.verb, "update" | "patch");
-        if (!kind.stored() && info.verb != "create") || (needs_name && name.is_empty()) {
+        if (!kind.stored() && !kind.verbs().contains(&info.verb)) || (needs_name && name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
         let mut response = match info.verb {
@@ -442,6 +442,7 @@ impl ApiServer {
                 let bytes = self.shown(kind, (&kv).into()).await?;
                 respond::json_bytes(StatusCode::OK, view.bytes(kind, bytes))
             }
+            "get" | "list" if kind.storage == Storage::Computed => self.computed(name, &projection).await?,
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,
             "watch" => return self.watch(kind, namespace, name, &info.query, projection).await,
@@ -490,6 +491,9 @@ impl ApiServer {
                 let mut document = read_document(&content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
+                    if kind.kind == "Binding" {
+                        return self.bind_named(&call, &document).await;
+                    }
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
                 }
                 self.create(&call, document, strictness).await?

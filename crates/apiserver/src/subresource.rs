@@ -82,6 +82,19 @@ impl ApiServer {
         }
     }
 
+    /// The older address of a binding: the pod is named in the document.
+    pub(crate) async fn bind_named(
+        &self,
+        call: &WriteCall<'_>,
+        binding: &Value,
+    ) -> Result<ApiResponse, ApiError> {
+        let pods = self.registry().find("", "v1", "pods").cloned().ok_or_else(ApiError::no_such_path)?;
+        let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+        let mut bind = WriteCall::internal(&pods, call.namespace, name, View::Object, call.user);
+        bind.dry_run = call.dry_run;
+        self.bind(&bind, binding).await
+    }
+
     /// A pod gets its node, once.
     async fn bind(&self, call: &WriteCall<'_>, binding: &Value) -> Result<ApiResponse, ApiError> {
         let node = binding["target"]["name"].as_str().unwrap_or_default();

@@ -15,7 +15,7 @@ use sampan_api::kind::Subresource;
 use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
 use sampan_api::patch::{self, PatchError, strategic};
-use sampan_api::registry::Kind;
+use sampan_api::registry::{Kind, Stored};
 use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
@@ -361,7 +361,7 @@ impl ApiServer {
                 held.commit();
                 let kv = puts.into_iter().next();
                 let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(Some(answer(&stored, &object, kv)))
+                Ok(Some(self.as_written(kind, &stored, &object, kv).await?))
             }
             TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
@@ -479,6 +479,22 @@ impl ApiServer {
         Err(ApiError::modified(kind, call.name))
     }
 
+    /// What the writer gets: the stored bytes, or the object in the writer's version.
+    async fn as_written(
+        &self,
+        kind: &Kind,
+        stored: &Cow<'_, Value>,
+        object: &Value,
+        kv: KeyValue,
+    ) -> Result<Bytes, ApiError> {
+        match (stored, &kind.stored_as) {
+            (Cow::Borrowed(_), _) => Ok(kv.value),
+            // The rules of the version that is kept may have added to it.
+            (_, Stored::As(_)) => self.shown(kind, (&kv).into()).await,
+            _ => Ok(encode::with_revision(object, kv.mod_revision.0)),
+        }
+    }
+
     /// The stored object a call is about.
     pub(crate) async fn current(&self, call: &WriteCall<'_>) -> Result<KeyValue, ApiError> {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
@@ -511,6 +527,9 @@ impl ApiServer {
             errors.extend((kind.strategy.validate)(&new));
         }
         errors.extend(kind.schema.validate(&new, Some(&old)));
+        if call.view == View::Status {
+            errors.extend((kind.strategy.validate_status)(&new, &old));
+        }
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
@@ -552,7 +571,7 @@ impl ApiServer {
             TransactionResult::Committed { revision, puts } => {
                 held.commit();
                 match puts.into_iter().next().filter(|_| !gone) {
-                    Some(kv) => Ok(Replaced::Stored(answer(&stored, &new, kv))),
+                    Some(kv) => Ok(Replaced::Stored(self.as_written(kind, &stored, &new, kv).await?)),
                     None => {
                         self.deleted(kind, &new);
                         Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
@@ -563,14 +582,6 @@ impl ApiServer {
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
             TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
-    }
-}
-
-/// What the writer gets: the stored bytes, or the object in the writer's version.
-fn answer(stored: &Cow<'_, Value>, object: &Value, kv: KeyValue) -> Bytes {
-    match stored {
-        Cow::Borrowed(_) => kv.value,
-        Cow::Owned(_) => encode::with_revision(object, kv.mod_revision.0),
     }
 }
 
