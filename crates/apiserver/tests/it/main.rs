@@ -5,6 +5,8 @@ mod admission;
 mod custom;
 mod every_kind;
 mod operations;
+mod outside;
 mod protocol;
+mod webhooks;
 mod wire;
 mod world;
