@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod aggregation;
 mod auth;
 mod books;
 mod bootstrap;

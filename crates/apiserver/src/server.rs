@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
+use crate::aggregation::Aggregator;
 use crate::auth::rbac::{Attributes, Rbac};
 use crate::auth::tokens::Tokens;
 use crate::auth::{ANONYMOUS, MASTERS, User};
@@ -80,6 +81,7 @@ pub struct ApiServer {
     pub(crate) nodes: Arc<OnceLock<Arc<dyn NodeConnector>>>,
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) webhooks: Webhooks,
+    pub(crate) aggregator: Aggregator,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     flow: Arc<FlowControl>,
@@ -116,9 +118,12 @@ impl ApiServer {
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
         let nodes: Arc<OnceLock<Arc<dyn NodeConnector>>> = Arc::default();
-        let outbound = Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, None));
+        let identity = crate::aggregation::identity(pki).map_err(StartError::Config)?;
+        let outbound =
+            Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, Some(identity)));
         let server = Arc::new_cyclic(|me| Self {
             webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone()),
+            aggregator: Aggregator::new(cache.clone()),
             outbound,
             registry_changed: watch::Sender::new(0),
             me: me.clone(),
@@ -143,6 +148,7 @@ impl ApiServer {
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
         crate::custom::follow(&server).await;
+        crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)
     }
 
@@ -229,6 +235,7 @@ impl ApiServer {
         };
         let mut result = match self.authorize(&user, &info) {
             Err(error) => Err(error),
+            Ok(()) if self.is_aggregated(&info) => self.aggregate(request, &info, &user).await,
             Ok(()) => match &info.resource {
                 Some(path) => {
                     // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
@@ -342,9 +349,7 @@ impl ApiServer {
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
             ["metrics", "slis"] => Ok(respond::text(StatusCode::OK, self.service_levels().await)),
             ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), &self.config.build, headers)),
-            ["openapi", "v3", rest @ ..] => {
-                openapi::v3(&self.registry(), &self.config.build, rest, headers, &info.query)
-            }
+            ["openapi", "v3", rest @ ..] => openapi::v3(self, rest, headers, &info.query),
             _ => discovery::answer(self, &segments, headers),
         }
     }

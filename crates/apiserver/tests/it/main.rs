@@ -2,6 +2,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod custom;
 mod every_kind;
 mod operations;
