@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use sampan_api::registry::Registry;
 use sampan_apiserver::{NodeConnector, Stream, User};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -264,4 +265,43 @@ async fn upgrades_pass_through() {
     stream.read_exact(&mut word).await.expect("four bytes");
     assert_eq!(&word, b"dcba");
     serving.abort();
+}
+
+/// The condition `Available` of an API service, once it has this reason.
+async fn reason(world: &World, name: &str, wanted: &str) -> String {
+    let mut last = Value::Null;
+    for _ in 0..200 {
+        last = world.get(&format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}")).await.body;
+        let condition = &last["status"]["conditions"][0];
+        if condition["reason"] == wanted {
+            return condition["status"].as_str().unwrap_or_default().to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{name} is never {wanted}: {last}");
+}
+
+#[tokio::test]
+async fn availability_is_kept() {
+    if Registry::built_in().find_resource("apiregistration.k8s.io", "apiservices").is_none() {
+        // There is nothing to write a condition into. Once the table has the row, this goes.
+        return;
+    }
+    let world = World::new().await;
+    let outside = extension(&world, None).await;
+    world.server.set_node_connector(Arc::new(OneServer(outside.address)));
+    assert_eq!(reason(&world, "v1.", "Local").await, "True");
+    assert_eq!(reason(&world, "v1.apps", "Local").await, "True");
+    let mut service = api_service(&outside.bundle, false);
+    service["metadata"] = json!({"name": "v1.ext.example"});
+    world.post("/apis/apiregistration.k8s.io/v1/apiservices", &service).await.expect(201);
+    assert_eq!(reason(&world, "v1.ext.example", "ServiceNotFound").await, "False");
+    world.get(THINGS).await.expect(503);
+    add_service(&world).await;
+    assert_eq!(reason(&world, "v1.ext.example", "Passed").await, "True");
+    world.get(THINGS).await.expect(200);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    world.delete(&format!("{slices}/ext-1")).await.expect(200);
+    assert_eq!(reason(&world, "v1.ext.example", "EndpointsNotFound").await, "False");
+    world.get(THINGS).await.expect(503);
 }
