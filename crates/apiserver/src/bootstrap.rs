@@ -114,6 +114,16 @@ const ROLES: &[Role] = &[
         subjects: &[("Group", "system:authenticated")],
     },
     Role {
+        // What an extension server needs to ask about users and their rights.
+        name: "system:auth-delegator",
+        rules: &[
+            (&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
+            (&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+        ],
+        urls: &[],
+        subjects: &[],
+    },
+    Role {
         name: "admin",
         rules: &[
             (READ, &[""], WORKLOADS),
@@ -352,7 +362,7 @@ fn kind(
 }
 
 /// Creates an object; `false` if it exists.
-async fn create(
+pub(crate) async fn create(
     server: &Arc<ApiServer>,
     group: &str,
     plural: &str,

@@ -21,7 +21,8 @@ use sampan_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admission::{Allocator, Turns, policy::Policies};
+use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
+use crate::aggregation::Aggregator;
 use crate::auth::rbac::{Attributes, Rbac};
 use crate::auth::tokens::Tokens;
 use crate::auth::{ANONYMOUS, MASTERS, User};
@@ -31,6 +32,7 @@ use crate::error::ApiError;
 use crate::flow::FlowControl;
 use crate::health::Health;
 use crate::metrics::{self, Metrics, TimedStore};
+use crate::outbound::{Outbound, Resolver};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
@@ -76,7 +78,10 @@ pub struct ApiServer {
     pub(crate) quota_turns: Turns,
     pub(crate) policies: Policies,
     pub(crate) config: ServerConfig,
-    pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
+    pub(crate) nodes: Arc<OnceLock<Arc<dyn NodeConnector>>>,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) aggregator: Aggregator,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     flow: Arc<FlowControl>,
@@ -112,7 +117,14 @@ impl ApiServer {
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
+        let nodes: Arc<OnceLock<Arc<dyn NodeConnector>>> = Arc::default();
+        let identity = crate::aggregation::identity(pki).map_err(StartError::Config)?;
+        let outbound =
+            Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, Some(identity)));
         let server = Arc::new_cyclic(|me| Self {
+            webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone()),
+            aggregator: Aggregator::new(cache.clone()),
+            outbound,
             registry_changed: watch::Sender::new(0),
             me: me.clone(),
             registry: RwLock::new(Arc::new(registry)),
@@ -127,7 +139,7 @@ impl ApiServer {
             cache,
             store,
             config,
-            nodes: OnceLock::new(),
+            nodes,
         });
         for item in server.cache.resource("services").list("/services/") {
             if let Ok(service) = serde_json::from_slice(&item.bytes) {
@@ -136,6 +148,7 @@ impl ApiServer {
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
         crate::custom::follow(&server).await;
+        crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)
     }
 
@@ -154,6 +167,11 @@ impl ApiServer {
     pub fn set_node_connector(&self, connector: Arc<dyn NodeConnector>) {
         // A second connector would be a mistake of the assembling program; the first one stays.
         let _ = self.nodes.set(connector);
+    }
+
+    /// How hosts outside of the cluster are found when a webhook names one. Set once.
+    pub fn set_resolver(&self, resolver: Arc<dyn Resolver>) {
+        self.outbound.set_resolver(resolver);
     }
 
     /// Called after an object has left the store.
@@ -217,6 +235,7 @@ impl ApiServer {
         };
         let mut result = match self.authorize(&user, &info) {
             Err(error) => Err(error),
+            Ok(()) if self.is_aggregated(&info) => self.aggregate(request, &info, &user).await,
             Ok(()) => match &info.resource {
                 Some(path) => {
                     // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
@@ -330,9 +349,7 @@ impl ApiServer {
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
             ["metrics", "slis"] => Ok(respond::text(StatusCode::OK, self.service_levels().await)),
             ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), &self.config.build, headers)),
-            ["openapi", "v3", rest @ ..] => {
-                openapi::v3(&self.registry(), &self.config.build, rest, headers, &info.query)
-            }
+            ["openapi", "v3", rest @ ..] => openapi::v3(self, rest, headers, &info.query),
             _ => discovery::answer(self, &segments, headers),
         }
     }
@@ -478,6 +495,32 @@ impl ApiServer {
         let content_type = content_type(&parts.headers);
         let body = read_body(body).await?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
+        let result = self.written(&call, info, path, &content_type, body, projection).await;
+        for (key, value) in call.notes.annotations() {
+            tracing::debug!(user = user.name, path = info.path, key, value, "audit annotation");
+        }
+        // Who was warned and then refused should know both.
+        let warnings = call.notes.warnings();
+        match result {
+            Err(error) if !warnings.is_empty() => {
+                let mut response = respond::error(&error);
+                respond::add_warnings(&mut response, &warnings);
+                Ok(response)
+            }
+            result => result,
+        }
+    }
+
+    async fn written(
+        &self,
+        call: &WriteCall<'_>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        content_type: &str,
+        body: Bytes,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let (kind, view, user) = (call.kind, call.view, call.user);
         let mut strictness = Strictness::default();
         let type_name = view.document(kind).schema.type_name();
         let written = match info.verb {
@@ -488,7 +531,7 @@ impl ApiServer {
                 return Err(ApiError::method_not_allowed());
             }
             "create" => {
-                let mut document = read_document(&content_type, type_name, &body, &mut strictness)?;
+                let mut document = read_document(content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
                     if kind.kind == "Binding" {
@@ -496,16 +539,16 @@ impl ApiServer {
                     }
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
                 }
-                self.create(&call, document, strictness).await?
+                self.create(call, document, strictness).await?
             }
             "update" => {
-                let document = read_document(&content_type, type_name, &body, &mut strictness)?;
-                self.change(&call, &Change::Replace(document), &strictness).await?
+                let document = read_document(content_type, type_name, &body, &mut strictness)?;
+                self.change(call, &Change::Replace(document), &strictness).await?
             }
-            "patch" => self.patch(&call, &content_type, &body).await?,
+            "patch" => self.patch(call, content_type, &body).await?,
             "delete" => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete(&call, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete(call, &options).await?;
                 let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
                 let (code, bytes) = deleted.answer(kind);
                 // A success status is no object of the kind and has no projection.
@@ -515,11 +558,13 @@ impl ApiServer {
                 return Ok(response);
             }
             _ => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete_collection(&call, &info.query, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete_collection(call, &info.query, &options).await?;
                 let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
                 let bytes = projection.list(deleted.iter(), &metadata)?;
-                return Ok(respond::json_bytes(StatusCode::OK, bytes));
+                let mut response = respond::json_bytes(StatusCode::OK, bytes);
+                respond::add_warnings(&mut response, &call.notes.warnings());
+                return Ok(response);
             }
         };
         let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };

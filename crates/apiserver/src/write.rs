@@ -65,6 +65,8 @@ pub(crate) struct WriteCall<'a> {
     pub(crate) now: Timestamp,
     /// What admission has to say beside its verdict.
     pub(crate) notes: Notes,
+    /// Whether webhooks have a word: not about what the server itself writes.
+    pub(crate) intercepted: bool,
 }
 
 /// A finished write.
@@ -149,6 +151,7 @@ impl<'a> WriteCall<'a> {
             force,
             now: Timestamp::now(),
             notes: Notes::default(),
+            intercepted: true,
         })
     }
 
@@ -173,7 +176,24 @@ impl<'a> WriteCall<'a> {
             force: false,
             now: Timestamp::now(),
             notes: Notes::default(),
+            intercepted: false,
         }
+    }
+
+    /// `CreateOptions` or `UpdateOptions` of `meta.k8s.io/v1`, as webhooks see them.
+    pub(crate) fn options(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldManager": self.manager});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        let validation = match self.field_validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        };
+        options["fieldValidation"] = validation.into();
+        options
     }
 
     fn key(&self) -> Arc<str> {

@@ -2,9 +2,12 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod custom;
 mod every_kind;
 mod operations;
+mod outside;
 mod protocol;
+mod webhooks;
 mod wire;
 mod world;

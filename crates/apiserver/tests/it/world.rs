@@ -14,6 +14,7 @@ use tower::Service as _;
 /// A running API server.
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
+    pub(crate) pki: Pki,
     store: Arc<dyn Store>,
     directory: Arc<TempDir>,
 }
@@ -60,7 +61,7 @@ impl World {
             build: "test".to_owned(),
         };
         let server = ApiServer::start(store.clone(), config, &pki).await.expect("starts");
-        Self { server, store, directory }
+        Self { server, pki, store, directory }
     }
 
     /// Puts an object into the store past the pipeline, and waits until the server shows it. For objects whose own kind is
@@ -70,6 +71,12 @@ impl World {
         let put = Op::Put { key: key.into(), value, durability: Durability::Durable };
         self.store.transact(Transaction { compare: Vec::new(), ops: vec![put] }).await.expect("stored");
         self.settle().await;
+    }
+
+    /// [`World::seed`] for an object of the whole cluster.
+    pub(crate) async fn install(&self, resource: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        self.seed(&format!("/{resource}/{name}"), object).await;
     }
 
     /// An object as the store has it.
