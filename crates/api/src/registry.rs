@@ -128,6 +128,8 @@ pub struct Kind {
     pub generation: bool,
     pub stored_as: Stored,
     pub scale: ScalePaths,
+    /// The definition is being deleted: nothing new is taken.
+    pub closing: bool,
     /// What users of a deprecated version are told.
     pub deprecation: Option<String>,
     pub strategy: Strategy,
@@ -180,6 +182,7 @@ impl From<&'static Row> for Kind {
             generation: row.generation,
             stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
             scale: ScalePaths::WORKLOAD,
+            closing: false,
             deprecation: None,
             strategy: row.strategy,
             names: Names::new(row.group, row.version, row.plural, row.stored_as.map(|other| other.resource)),
@@ -212,6 +215,7 @@ impl Kind {
             generation: true,
             stored_as: Stored::AsIs,
             scale: ScalePaths::WORKLOAD,
+            closing: false,
             deprecation: None,
             strategy: Strategy::PLAIN,
             names: Names::new(group, version, plural, None),

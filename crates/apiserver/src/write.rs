@@ -331,6 +331,10 @@ impl ApiServer {
         merged: Option<Box<Merged>>,
     ) -> Result<Option<Bytes>, ApiError> {
         let kind = call.kind;
+        if kind.closing {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why));
+        }
         new_books(&mut object, kind, call.now);
         if kind.has(Subresource::Status)
             && !kind.status_on_create

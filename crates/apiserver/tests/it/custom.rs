@@ -298,7 +298,7 @@ async fn a_deleted_definition_takes_its_objects_along() {
         world.get(&format!("{DEFINITIONS}/widgets.example.com")).await.code == 404
     })
     .await;
-    world.get(WIDGETS).await.expect(404);
+    eventually("not served", async || world.get(WIDGETS).await.code == 404).await;
     // A new definition of the same name begins with nothing.
     world.post(DEFINITIONS, &definition()).await.expect(201);
     eventually("served again", async || world.get(WIDGETS).await.code == 200).await;
