@@ -15,6 +15,7 @@ mod cache;
 mod delete;
 mod discovery;
 mod encode;
+mod encryption;
 mod error;
 mod listener;
 mod openapi;
@@ -29,6 +30,7 @@ mod view;
 mod write;
 
 pub use auth::User;
+pub use encryption::{EncryptedStore, Encryption, EncryptionError};
 pub use error::ApiError;
 pub use listener::{InProcess, serve};
 pub use pki::{Credentials, Pki, PkiError, write_private};
