@@ -4,6 +4,7 @@
 //! cache, and nothing else of the world.
 
 mod addresses;
+mod certificates;
 mod namespace;
 mod node;
 mod pod;
@@ -49,10 +50,15 @@ type Mutate = fn(&Admission<'_>, &mut Value) -> Result<(), ApiError>;
 type Validate = fn(&Admission<'_>, &Value) -> Result<(), ApiError>;
 
 /// In upstream's order.
-const MUTATING: &[Mutate] =
-    &[namespace::name_label, pod::service_account, pod::priority, pod::default_tolerations];
+const MUTATING: &[Mutate] = &[
+    namespace::name_label,
+    pod::service_account,
+    pod::priority,
+    pod::default_tolerations,
+    certificates::requester,
+];
 
-const VALIDATING: &[Validate] = &[node::restriction, rbac::no_escalation];
+const VALIDATING: &[Validate] = &[node::restriction, rbac::no_escalation, certificates::signer];
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {

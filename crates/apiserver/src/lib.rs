@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod audit;
 mod auth;
 mod books;
 mod bootstrap;
 mod cache;
+mod certificates;
 mod delete;
 mod discovery;
 mod encode;
@@ -29,11 +31,16 @@ mod subresource;
 mod view;
 mod write;
 
+pub use audit::{Audit, Level, LogFile, Policy, Sink, Stage};
 pub use auth::User;
+pub use auth::authenticate::Authentication;
+pub use auth::certificates::FrontProxy;
+pub use auth::oidc::{Anonymous, AuthenticationConfiguration, Fetch, JwtAuthenticator};
+pub use certificates::serve_certificates;
 pub use encryption::{EncryptedStore, Encryption, EncryptionError};
 pub use error::ApiError;
 pub use listener::{InProcess, serve};
 pub use pki::{Credentials, Pki, PkiError, write_private};
 pub use proxy::{NodeConnector, Stream};
 pub use respond::{ApiBody, ApiResponse, BodyError, BoxError};
-pub use server::{ApiServer, ServerConfig, StartError};
+pub use server::{Access, ApiServer, ServerConfig, StartError};

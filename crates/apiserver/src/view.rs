@@ -1,4 +1,5 @@
-//! Views of an object that have an address of their own and take writes: status, scale, finalize, resize.
+//! Views of an object that have an address of their own and take writes: status, scale, finalize, resize,
+//! approval.
 //!
 //! A view knows which document the client sees and how a changed document goes back into the object; the write path is
 //! the same for all.
@@ -25,6 +26,8 @@ pub(crate) enum View {
     Resize,
     /// Ephemeral containers of a pod.
     EphemeralContainers,
+    /// `.status.conditions` of a certificate signing request.
+    Approval,
 }
 
 impl View {
@@ -36,6 +39,7 @@ impl View {
             Subresource::Finalize => Some(Self::Finalize),
             Subresource::Resize => Some(Self::Resize),
             Subresource::EphemeralContainers => Some(Self::EphemeralContainers),
+            Subresource::Approval => Some(Self::Approval),
             _ => None,
         }
     }
@@ -49,6 +53,7 @@ impl View {
             Self::Finalize => "finalize",
             Self::Resize => "resize",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Approval => "approval",
         }
     }
 
@@ -96,6 +101,12 @@ impl View {
             Self::Finalize => copy_field(&mut new["spec"], &document["spec"], "finalizers"),
             Self::EphemeralContainers => {
                 copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
+            }
+            Self::Approval => {
+                if !new["status"].is_object() {
+                    new["status"] = json!({});
+                }
+                copy_field(&mut new["status"], &document["status"], "conditions");
             }
             Self::Resize => {
                 for list in ["containers", "initContainers"] {
