@@ -1,10 +1,12 @@
 //! A server of its own for each test, and requests to it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
-use sampan_apiserver::{ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
+use sampan_apiserver::{Access, ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
+use sampan_store::Store;
 use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,7 +15,8 @@ use tower::Service as _;
 /// A running API server.
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
-    _directory: TempDir,
+    store: Arc<dyn Store>,
+    pub(crate) directory: TempDir,
 }
 
 /// An answer, read to its end.
@@ -38,18 +41,43 @@ pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(Access::default(), |store, _| store).await
+    }
+
+    /// With an operator's wishes about access, and a layer over the store, which is given the directory of keys.
+    pub(crate) async fn with(
+        access: Access,
+        layer: impl FnOnce(Arc<dyn Store>, &Path) -> Arc<dyn Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default())
             .expect("a store");
-        let pki = Pki::open(&directory.path().join("pki")).expect("keys");
-        let config = ServerConfig {
-            service_cidr: "10.43.0.0/24".to_owned(),
-            advertise: ([10, 42, 0, 1].into(), 6443),
-            cluster_domain: "cluster.local".to_owned(),
-            build: "test".to_owned(),
-        };
-        let server = ApiServer::start(store, config, &pki).await.expect("starts");
-        Self { server, _directory: directory }
+        let store = layer(store, &directory.path().join("pki"));
+        let server = start(&store, directory.path(), access).await;
+        Self { server, store, directory }
+    }
+
+    /// The same cluster after its server has been started again.
+    pub(crate) async fn restarted(self) -> Self {
+        let server = start(&self.store, self.directory.path(), Access::default()).await;
+        Self { server, ..self }
+    }
+
+    /// Sends a request as the network would: who sends it is in the headers or nowhere.
+    pub(crate) async fn knock(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("content-type", JSON);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::new(bytes::Bytes::from(body.to_owned())).map_err(BodyError::new).boxed_unsync();
+        let response = self.server.clone().handle(request.body(body).expect("a request"), None).await;
+        read(response).await
     }
 
     pub(crate) async fn raw(
@@ -79,12 +107,7 @@ impl World {
             .header("accept", JSON)
             .body(Full::new(body.into()))
             .expect("a request");
-        let response = self.raw(user, request).await;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a body").to_bytes();
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        read(self.raw(user, request).await).await
     }
 
     pub(crate) async fn send(
@@ -116,6 +139,25 @@ impl World {
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, JSON, "").await
     }
+}
+
+async fn start(store: &Arc<dyn Store>, directory: &Path, access: Access) -> Arc<ApiServer> {
+    let pki = Pki::open(&directory.join("pki")).expect("keys");
+    let config = ServerConfig {
+        service_cidr: "10.43.0.0/24".to_owned(),
+        advertise: ([10, 42, 0, 1].into(), 6443),
+        cluster_domain: "cluster.local".to_owned(),
+        build: "test".to_owned(),
+    };
+    ApiServer::start_with(store.clone(), config, &pki, access).await.expect("starts")
+}
+
+async fn read(response: http::Response<ApiBody>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.expect("a body").to_bytes();
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 /// May do everything.
