@@ -186,6 +186,7 @@ const MUTATING: &[Mutate] = &[
     runtime_class::merge,
     ingress_class::default_class,
     topology::labels_of_bound_pod,
+    certificates::requester,
 ];
 
 /// In upstream's order. Quotas come after all of them, because they are charged only for what is admitted.
@@ -196,7 +197,7 @@ const VALIDATING: &[Validate] = &[
     pod_security::validate,
     storage_class::resize,
     runtime_class::validate,
-    certificates::validate,
+    certificates::signer,
     policy::check_definition,
     policy::validate,
 ];

@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, SanType, SigningKey as _,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 
 const CA_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;
@@ -71,6 +72,15 @@ pub struct Pki {
 
 /// The name extension servers believe.
 pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+/// What must stand in a certificate about who issued it.
+pub(crate) struct Authority {
+    /// The issuer's name, DER.
+    pub(crate) subject: Vec<u8>,
+    /// Which of the issuer's keys; may be empty.
+    pub(crate) key_id: Vec<u8>,
+    /// When the issuer ends, in seconds since 1970.
+    pub(crate) not_after: i64,
+}
 
 /// Writes a file only its owner may read, whole or not at all.
 pub fn write_private(path: &Path, contents: &[u8]) -> std::io::Result<()> {
@@ -86,6 +96,20 @@ pub fn write_private(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
+}
+
+/// Checks client certificates of these authorities (PEM, each may hold several), and lets clients come without one.
+pub(crate) fn client_verifier(authorities: &[&str]) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let tls = |e: &dyn std::fmt::Display| PkiError::Tls(e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in authorities.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes())) {
+        roots.add(certificate.map_err(|e| tls(&e))?).map_err(|e| tls(&e))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| tls(&e))
 }
 
 fn not_after(years: i16) -> (i32, u8, u8) {
@@ -188,6 +212,30 @@ impl Pki {
         &self.ca_pem
     }
 
+    /// What the authority's certificate says of itself.
+    pub(crate) fn authority(&self) -> Result<Authority, String> {
+        let der = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| e.to_string())?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
+        let key_id = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        Ok(Authority {
+            subject: certificate.subject().as_raw().to_vec(),
+            key_id: key_id.unwrap_or_default(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+
+    /// Signs with the authority's key: ECDSA on P-256 with SHA-256, in ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        let key = self.issuer.key();
+        if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+            return Err("the authority's key is no P-256 key".to_owned());
+        }
+        key.sign(message).map_err(|e| e.to_string())
+    }
+
     /// A client certificate: the common name is the user, organizations are its groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Credentials, PkiError> {
         issue(client_params(user, groups), &self.issuer)
@@ -199,6 +247,16 @@ impl Pki {
         &self,
         names: &[String],
         addresses: &[IpAddr],
+    ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+        self.server_tls_trusting(names, addresses, &[])
+    }
+
+    /// As [`Pki::server_tls`], with client certificates of further authorities (PEM) accepted: those of front proxies.
+    pub fn server_tls_trusting(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        authorities: &[&str],
     ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
         let tls = |e: &dyn std::fmt::Display| PkiError::Tls(e.to_string());
         let mut params = params("kube-apiserver", &[], LEAF_YEARS);
@@ -212,13 +270,9 @@ impl Pki {
         let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| tls(&e))?;
         let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).map_err(|e| tls(&e))?;
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| tls(&e))?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.clone()).map_err(|e| tls(&e))?;
+        let trusted: Vec<&str> = std::iter::once(self.ca_pem()).chain(authorities.iter().copied()).collect();
+        let verifier = client_verifier(&trusted)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| tls(&e))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| tls(&e))?

@@ -203,7 +203,7 @@ async fn subresources_tables_and_selectors() {
         .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
         .body(http_body_util::Full::default())
         .expect("a request");
-    let table = world.read(world.raw(crate::world::admin(), request).await).await.expect(200);
+    let table = crate::world::read(world.raw(crate::world::admin(), request).await).await.expect(200);
     let headings: Vec<&Value> =
         table["columnDefinitions"].as_array().expect("a list").iter().map(|c| &c["name"]).collect();
     assert_eq!(headings, ["Name", "Color", "Size"]);

@@ -15,7 +15,7 @@ pub(in crate::admission) fn answer(
 ) -> Result<Value, String> {
     let question = Question::read(calls, &Subject::of(admission, name))?;
     let user = question.user.as_ref().unwrap_or(admission.user);
-    let allowed = admission.server.rbac.allows(user, &question.attributes());
+    let allowed = admission.server.decide(user, &question.attributes()).allowed;
     Ok(question.answer(allowed))
 }
 
@@ -91,6 +91,7 @@ impl Question {
             namespace: &self.namespace,
             name: &self.name,
             path: self.path.as_deref(),
+            ..Attributes::default()
         }
     }
 
