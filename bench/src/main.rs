@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod load;
 mod objects;
 mod pods;
 mod processes;
@@ -27,7 +28,7 @@ use error::{BenchError, Result, chain};
 use objects::ObjectLoad;
 use pods::PodLoad;
 use processes::ProcessGroup;
-use report::Report;
+use report::{Measure, Report};
 use start::StartLoad;
 use target::Target;
 
@@ -70,10 +71,8 @@ enum Verb {
         /// Numbers of pods.
         #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50, 100])]
         counts: Vec<usize>,
-        /// The processes of a target, to measure the memory per pod: `target=pid,pid` (with all
-        /// descendants) or `target=name` (every process whose name begins so).
-        #[arg(long, value_name = "TARGET=PROCESSES")]
-        processes: Vec<ProcessGroup>,
+        #[command(flatten)]
+        groups: Groups,
     },
     /// Memory, CPU and writes of clusters that have nothing to do.
     Idle {
@@ -109,6 +108,36 @@ struct Targets {
     /// A cluster to measure. May be given more than once: the first is compared with the others.
     #[arg(long = "target", required = true, value_name = "NAME=KUBECONFIG")]
     targets: Vec<Target>,
+}
+
+impl Targets {
+    /// Measures one target after the other.
+    async fn measure(
+        &self,
+        what: &str,
+        report: &mut Report,
+        measure: impl AsyncFn(&Target) -> Result<Vec<Measure>>,
+    ) -> Result<()> {
+        for target in &self.targets {
+            eprintln!("bench: {what} of {}", target.name);
+            report.add(&target.name, measure(target).await?);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+struct Groups {
+    /// The processes of a target, to measure what it costs: `target=pid,pid` (with all descendants) or
+    /// `target=name` (every process whose name begins so).
+    #[arg(long, value_name = "TARGET=PROCESSES")]
+    processes: Vec<ProcessGroup>,
+}
+
+impl Groups {
+    fn of(&self, target: &Target) -> Option<&ProcessGroup> {
+        self.processes.iter().find(|group| group.target == target.name)
+    }
 }
 
 #[derive(Args)]
@@ -160,19 +189,13 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
         Verb::Api { targets, clients, operations, listed, events } => {
             check_counts(&clients)?;
             let load = ObjectLoad { clients, operations, listed, events };
-            for target in &targets.targets {
-                eprintln!("bench: API of {}", target.name);
-                report.add(&target.name, objects::measure(target, &load).await?);
-            }
+            targets.measure("API", report, async |target| objects::measure(target, &load).await).await
         }
-        Verb::Pods { targets, pod, counts, processes } => {
+        Verb::Pods { targets, pod, counts, groups } => {
             check_counts(&counts)?;
             let load = pod.load(counts);
-            for target in &targets.targets {
-                eprintln!("bench: pods of {}", target.name);
-                let group = processes.iter().find(|group| group.target == target.name);
-                report.add(&target.name, pods::measure(target, &load, group).await?);
-            }
+            let pods = async |target: &Target| pods::measure(target, &load, groups.of(target)).await;
+            targets.measure("pods", report, pods).await
         }
         Verb::Idle { processes, seconds } => {
             for group in &processes {
@@ -180,20 +203,21 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
                 let measures = processes::measure_idle(group, Duration::from_secs(seconds)).await?;
                 report.add(&group.target, measures);
             }
+            Ok(())
         }
         Verb::Start { binary, name, runs, image_archive, pod } => {
             check_counts(&[runs])?;
             eprintln!("bench: {runs} starts of {}", binary.display());
             let load = StartLoad { binary, runs, image_archive, pod: pod.load(Vec::new()) };
             report.add(&name, start::measure(&load).await?);
+            Ok(())
         }
     }
-    Ok(())
 }
 
 fn check_counts(counts: &[usize]) -> Result<()> {
     if counts.contains(&0) {
-        return Err(BenchError::new("a number of clients, pods or runs must be at least 1"));
+        return Err(BenchError::new("a number of clients, objects, pods or runs must be at least 1"));
     }
     Ok(())
 }
