@@ -17,6 +17,8 @@ mod report;
 mod samples;
 mod start;
 mod target;
+mod watchers;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ use processes::ProcessGroup;
 use report::{Measure, Report};
 use start::StartLoad;
 use target::Target;
+use watchers::WatchLoad;
 
 /// Measures Kubernetes clusters.
 #[derive(Parser)]
@@ -73,6 +76,29 @@ enum Verb {
         counts: Vec<usize>,
         #[command(flatten)]
         groups: Groups,
+    },
+    /// Many watches: memory of those that have nothing to tell, and how fast changes reach them.
+    Watchers {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        groups: Groups,
+        /// Watches of one kind in one namespace.
+        #[arg(long, default_value_t = 5000)]
+        watchers: usize,
+        /// Connections that carry the watches, if the server offers HTTP/2. A server may allow no more
+        /// than a hundred requests on one.
+        #[arg(long, default_value_t = 50)]
+        connections: usize,
+        /// Writes per second. Each is delivered to every watch.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+        writes: u32,
+        /// How long to write, in seconds.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+        /// How long memory may settle before it is read, in seconds.
+        #[arg(long, default_value_t = 5)]
+        settle_seconds: u64,
     },
     /// Memory, CPU and writes of clusters that have nothing to do.
     Idle {
@@ -196,6 +222,13 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
             let load = pod.load(counts);
             let pods = async |target: &Target| pods::measure(target, &load, groups.of(target)).await;
             targets.measure("pods", report, pods).await
+        }
+        Verb::Watchers { targets, groups, watchers, connections, writes, seconds, settle_seconds } => {
+            check_counts(&[watchers, connections])?;
+            let (duration, settle) = (Duration::from_secs(seconds), Duration::from_secs(settle_seconds));
+            let load = WatchLoad { watchers, connections, writes, duration, settle };
+            let watchers = async |target: &Target| watchers::measure(target, &load, groups.of(target)).await;
+            targets.measure("watches", report, watchers).await
         }
         Verb::Idle { processes, seconds } => {
             for group in &processes {
