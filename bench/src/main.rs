@@ -10,6 +10,7 @@
 
 mod error;
 mod load;
+mod memory;
 mod objects;
 mod pods;
 mod processes;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use error::{BenchError, Result, chain};
+use memory::MemoryLoad;
 use objects::ObjectLoad;
 use pods::PodLoad;
 use processes::ProcessGroup;
@@ -99,6 +101,23 @@ enum Verb {
         /// How long memory may settle before it is read, in seconds.
         #[arg(long, default_value_t = 5)]
         settle_seconds: u64,
+    },
+    /// Memory per stored object and of the OpenAPI documents.
+    Memory {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        groups: Groups,
+        /// ConfigMaps of 1 KB to store.
+        #[arg(long, default_value_t = 20_000)]
+        objects: usize,
+        /// How long memory may settle before it is read, in seconds.
+        #[arg(long, default_value_t = 10)]
+        settle_seconds: u64,
+        /// How long old versions may take to be forgotten after the deletion, in seconds. Kubernetes
+        /// compacts every five minutes.
+        #[arg(long, default_value_t = 330)]
+        compaction_seconds: u64,
     },
     /// Memory, CPU and writes of clusters that have nothing to do.
     Idle {
@@ -230,6 +249,16 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
             let watchers = async |target: &Target| watchers::measure(target, &load, groups.of(target)).await;
             targets.measure("watches", report, watchers).await
         }
+        Verb::Memory { targets, groups, objects, settle_seconds, compaction_seconds } => {
+            check_counts(&[objects])?;
+            let settle = Duration::from_secs(settle_seconds);
+            let load = MemoryLoad { objects, settle, compaction: Duration::from_secs(compaction_seconds) };
+            let memory = async |target: &Target| {
+                let missing = || BenchError::new(format!("--processes must name those of {}", target.name));
+                memory::measure(target, &load, groups.of(target).ok_or_else(missing)?).await
+            };
+            targets.measure("memory", report, memory).await
+        }
         Verb::Idle { processes, seconds } => {
             for group in &processes {
                 eprintln!("bench: {seconds} s of {} doing nothing", group.target);
@@ -278,5 +307,15 @@ mod tests {
         assert_eq!(counts, [1, 5]);
         assert_eq!(pod.command, ["sleep", "60"]);
         assert_eq!(json, Some(PathBuf::from("out")));
+    }
+
+    #[test]
+    fn targets_have_processes_by_their_name() {
+        let words = ["bench", "memory", "--target", "a=/a", "--processes", "b=1", "--processes", "a=2"];
+        let Ok(Cli { command: Verb::Memory { targets, groups, .. }, .. }) = Cli::try_parse_from(words) else {
+            panic!("not understood");
+        };
+        let group = targets.targets.first().and_then(|target| groups.of(target));
+        assert_eq!(group.map(|group| group.target.as_str()), Some("a"));
     }
 }
