@@ -12,6 +12,7 @@ mod error;
 mod load;
 mod memory;
 mod objects;
+mod overload;
 mod pods;
 mod processes;
 mod report;
@@ -30,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use error::{BenchError, Result, chain};
 use memory::MemoryLoad;
 use objects::ObjectLoad;
+use overload::{Noise, OverloadLoad};
 use pods::PodLoad;
 use processes::ProcessGroup;
 use report::{Measure, Report};
@@ -118,6 +120,23 @@ enum Verb {
         /// compacts every five minutes.
         #[arg(long, default_value_t = 330)]
         compaction_seconds: u64,
+    },
+    /// What a quiet user and a node's heartbeat feel while another client sends as much as it can.
+    Overload {
+        #[command(flatten)]
+        targets: Targets,
+        /// Connections of the noisy client, each with one request after the other.
+        #[arg(long, default_value_t = 256)]
+        connections: usize,
+        /// What it sends.
+        #[arg(long, value_enum, default_value_t = Noise::List)]
+        noise: Noise,
+        /// Objects of 1 KB in its lists.
+        #[arg(long, default_value_t = 500)]
+        listed: usize,
+        /// How long to time the others, alone and again beside the noise, in seconds.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
     },
     /// Memory, CPU and writes of clusters that have nothing to do.
     Idle {
@@ -258,6 +277,12 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
                 memory::measure(target, &load, groups.of(target).ok_or_else(missing)?).await
             };
             targets.measure("memory", report, memory).await
+        }
+        Verb::Overload { targets, connections, noise, listed, seconds } => {
+            check_counts(&[connections, listed])?;
+            let load = OverloadLoad { connections, noise, listed, duration: Duration::from_secs(seconds) };
+            let overload = async |target: &Target| overload::measure(target, &load).await;
+            targets.measure("overload", report, overload).await
         }
         Verb::Idle { processes, seconds } => {
             for group in &processes {
