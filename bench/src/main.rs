@@ -1,13 +1,16 @@
 //! Benchmarks of a cluster through its API, the same for sampan and for any other Kubernetes.
 //!
-//! Four questions: how fast is the API (`api`), how fast do pods come and go (`pods`), what does a
-//! cluster cost that does nothing (`idle`), and how long does it take to start (`start`). The first
-//! three take several clusters and put them side by side, one after the other, never at once.
+//! How fast is the API (`api`), also with custom resources and admission (`custom`), with thousands of
+//! watches (`watchers`) and beside a client that sends as much as it can (`overload`)? How fast do pods
+//! come and go (`pods`)? What does a cluster cost that does nothing (`idle`), and a stored object
+//! (`memory`)? How long does a start take (`start`)? All but the last take several clusters and put
+//! them side by side, one after the other, never at once.
 //!
 //! Nothing here knows sampan's crates: what is measured is what a user of the binary and of kubectl
 //! would see. `README.md` tells how to read the numbers.
 #![forbid(unsafe_code)]
 
+mod custom;
 mod error;
 mod load;
 mod memory;
@@ -20,6 +23,7 @@ mod samples;
 mod start;
 mod target;
 mod watchers;
+mod webhook;
 mod wire;
 
 use std::path::PathBuf;
@@ -28,6 +32,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use custom::CustomLoad;
 use error::{BenchError, Result, chain};
 use memory::MemoryLoad;
 use objects::ObjectLoad;
@@ -137,6 +142,20 @@ enum Verb {
         /// How long to time the others, alone and again beside the noise, in seconds.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
+    },
+    /// Custom resources with schema, rules and defaults beside ConfigMaps, and what admission adds.
+    Custom {
+        #[command(flatten)]
+        targets: Targets,
+        /// Numbers of clients, each with a connection of its own.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 32])]
+        clients: Vec<usize>,
+        /// Requests per kind of operation and number of clients.
+        #[arg(long, default_value_t = 1000)]
+        operations: usize,
+        /// Also measure writes with a webhook, which this program serves on a port of this machine.
+        #[arg(long)]
+        webhook: bool,
     },
     /// Memory, CPU and writes of clusters that have nothing to do.
     Idle {
@@ -283,6 +302,13 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
             let load = OverloadLoad { connections, noise, listed, duration: Duration::from_secs(seconds) };
             let overload = async |target: &Target| overload::measure(target, &load).await;
             targets.measure("overload", report, overload).await
+        }
+        Verb::Custom { targets, clients, operations, webhook } => {
+            check_counts(&clients)?;
+            check_counts(&[operations])?;
+            let load = CustomLoad { clients, operations, webhook };
+            let custom = async |target: &Target| custom::measure(target, &load).await;
+            targets.measure("custom resources", report, custom).await
         }
         Verb::Idle { processes, seconds } => {
             for group in &processes {
