@@ -36,8 +36,27 @@ pub(crate) struct CustomLoad {
     pub(crate) clients: Vec<usize>,
     /// Requests per kind of operation, shared by the clients; as many objects are in the list.
     pub(crate) operations: usize,
-    /// Also measure with a webhook in this program.
-    pub(crate) webhook: bool,
+}
+
+/// What is measured. A server that cannot do one of them still has the numbers of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Reads and writes as they are.
+    Plain,
+    /// Writes with a validating admission policy.
+    Policy,
+    /// Writes with a webhook in this program.
+    Webhook,
+}
+
+impl Part {
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Plain => "custom resources",
+            Self::Policy => "custom resources with a policy",
+            Self::Webhook => "custom resources with a webhook",
+        }
+    }
 }
 
 /// One of the two kinds that are compared.
@@ -48,7 +67,7 @@ struct Kind {
 }
 
 /// Measures one target. What was made is deleted again, also after a failure.
-pub(crate) async fn measure(target: &Target, load: &CustomLoad) -> Result<Vec<Measure>> {
+pub(crate) async fn measure(target: &Target, load: &CustomLoad, part: Part) -> Result<Vec<Measure>> {
     let admin = target.connect().await?;
     Workspace::within(&admin, async |namespace| {
         let group = format!("{namespace}.bench.example.com");
@@ -63,31 +82,30 @@ pub(crate) async fn measure(target: &Target, load: &CustomLoad) -> Result<Vec<Me
                 })
                 .await?;
             }
-            measure_in(target, &admin, load, &kinds, namespace).await
+            let rounds = rounds(target, load, &kinds, namespace).await?;
+            let admission = Admission { admin: &admin, rounds: &rounds, kinds: &kinds, namespace };
+            match part {
+                Part::Plain => measure_rounds(&rounds, "", true).await,
+                Part::Policy => admission.policy().await,
+                Part::Webhook => admission.webhook().await,
+            }
         })
         .await
     })
     .await
 }
 
-async fn measure_in(
+async fn rounds<'a>(
     target: &Target,
-    admin: &Client,
-    load: &CustomLoad,
-    kinds: &[Kind; 2],
-    namespace: &str,
-) -> Result<Vec<Measure>> {
+    load: &'a CustomLoad,
+    kinds: &'a [Kind; 2],
+    namespace: &'a str,
+) -> Result<Vec<Round<'a>>> {
     let mut rounds = Vec::new();
     for &count in &load.clients {
         rounds.push(Round { clients: target.connect_many(count).await?, load, kinds, namespace });
     }
-    let mut measures = measure_rounds(&rounds, "", true).await?;
-    let admission = Admission { admin, rounds: &rounds, kinds, namespace };
-    measures.extend(admission.policy().await?);
-    if load.webhook {
-        measures.extend(admission.webhook().await?);
-    }
-    Ok(measures)
+    Ok(rounds)
 }
 
 async fn measure_rounds(rounds: &[Round<'_>], suffix: &str, reads: bool) -> Result<Vec<Measure>> {

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use custom::CustomLoad;
+use custom::{CustomLoad, Part};
 use error::{BenchError, Result, chain};
 use memory::MemoryLoad;
 use objects::ObjectLoad;
@@ -306,9 +306,13 @@ async fn run(verb: Verb, report: &mut Report) -> Result<()> {
         Verb::Custom { targets, clients, operations, webhook } => {
             check_counts(&clients)?;
             check_counts(&[operations])?;
-            let load = CustomLoad { clients, operations, webhook };
-            let custom = async |target: &Target| custom::measure(target, &load).await;
-            targets.measure("custom resources", report, custom).await
+            let load = CustomLoad { clients, operations };
+            let webhook = webhook.then_some(Part::Webhook);
+            for part in [Part::Plain, Part::Policy].into_iter().chain(webhook) {
+                let custom = async |target: &Target| custom::measure(target, &load, part).await;
+                targets.measure(part.what(), report, custom).await?;
+            }
+            Ok(())
         }
         Verb::Idle { processes, seconds } => {
             for group in &processes {

@@ -84,7 +84,7 @@ async fn measure_in(
     namespace: &str,
 ) -> Result<Vec<Measure>> {
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
-    let sent: Arc<Sent> = Arc::new((0..load.total()).map(|_| OnceLock::new()).collect());
+    let sent: Arc<Sent> = (0..load.total()).map(|_| OnceLock::new()).collect();
     // Objects and connections of the writers are there before the first reading.
     let mut writers = prepare(wire, &path).await?;
     let configmaps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
@@ -167,7 +167,7 @@ impl WatchLoad {
 }
 
 /// When each change was sent, by its number.
-type Sent = Vec<OnceLock<Instant>>;
+type Sent = [OnceLock<Instant>];
 
 async fn connect(wire: &Wire, load: &WatchLoad) -> Result<Vec<Connection>> {
     let first = wire.connect().await?;
