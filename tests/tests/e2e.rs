@@ -5,6 +5,9 @@
 //! would start as many clusters. Needs root; what else, the harness says.
 
 mod e2e {
+    mod conformance_ends;
+    mod conformance_kubectl;
+    mod conformance_quota;
     mod custom_resources;
     mod deployments;
     mod garbage;

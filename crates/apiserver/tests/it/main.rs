@@ -15,6 +15,7 @@ mod conformance_policies;
 mod conformance_watch;
 mod conformance_webhooks;
 mod custom;
+mod documents;
 mod every_kind;
 mod identity;
 mod nodes;
