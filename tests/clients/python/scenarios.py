@@ -8,12 +8,14 @@ entry point. A scenario waits for conditions, never for durations, and uses only
 what it calls is code of others, which does not know who answers.
 """
 
+import asyncio
 import base64
 import copy
 import datetime
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -369,6 +371,8 @@ def watches_that_are_too_old(namespace):
     informer.start()
     try:
         eventually("the informer has listed again", lambda: informer.cache.get_by_key(f"{namespace}/big"))
+        core.create_namespaced_secret(namespace, {"metadata": {"name": "later"}})
+        eventually("and watches again", lambda: informer.cache.get_by_key(f"{namespace}/later"))
     finally:
         informer.stop()
 
@@ -790,7 +794,7 @@ def use_custom_objects(namespace, group, plural):
 
 def patch_as(group, plural, namespace, content_type):
     path = f"/apis/{group}/v1/namespaces/{namespace}/{plural}/a"
-    return client.ApiClient().call_api(path, "PATCH", body={}, auth_settings=["BearerToken"], response_type="object",
+    return client.ApiClient().call_api(path, "PATCH", body={}, auth_settings=["BearerToken"], response_types_map={200: "object"},
                                        header_params={"Content-Type": content_type, "Accept": "application/json"})
 
 
@@ -917,6 +921,8 @@ def subresources(namespace):
     scale = apps.read_namespaced_deployment_scale("web", namespace)
     equal((scale.kind, scale.spec.replicas, scale.status.selector), ("Scale", 1, "app=web"), "scale")
     scale.spec.replicas = 2
+    # The version would be that of the deployment, whose status changes all the time.
+    scale.metadata.resource_version = None
     equal(apps.replace_namespaced_deployment_scale("web", namespace, scale).spec.replicas, 2, "replaced")
     apps.patch_namespaced_deployment_scale("web", namespace, {"spec": {"replicas": 1}})
     found = apps.read_namespaced_deployment("web", namespace)
@@ -984,6 +990,165 @@ def many_at_once(namespace):
         thread.join()
     equal(failures, [], "failures")
     equal(core.read_namespaced_config_map("counter", namespace).data["n"], "40", "the count")
+
+
+@scenario
+def an_operator(namespace):
+    """An operator written with Kopf: finalizers, status, children, events, and webhooks that it registers itself."""
+    group, plural = f"{namespace}.sampan.test", "tunes"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"type": "object", "properties": {"spec": anything, "status": anything}}
+    definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                  "metadata": {"name": f"{plural}.{group}"},
+                  "spec": {"group": group, "scope": "Namespaced", "names": {"kind": "Tune", "plural": plural},
+                           "versions": [{"name": "v1", "served": True, "storage": True, "subresources": {"status": {}},
+                                         "schema": {"openAPIV3Schema": schema}}]}}
+    extensions = client.ApiextensionsV1Api()
+    extensions.create_custom_resource_definition(definition)
+    try:
+        with tempfile.TemporaryDirectory() as directory, Operator(namespace, group, plural, directory) as operator:
+            use_operator(namespace, group, plural, operator)
+    finally:
+        extensions.delete_custom_resource_definition(f"{plural}.{group}")
+        admission = client.AdmissionregistrationV1Api()
+        for kind in ("validating", "mutating"):
+            try:
+                getattr(admission, f"delete_{kind}_webhook_configuration")(f"{namespace}.sampan.test")
+            except ApiException as e:
+                # An operator that failed early has made none; its failure is what is to be seen.
+                equal(e.status, 404, e.body)
+
+
+class Operator:
+    """A running operator: what it does for a tune, and what it was told."""
+
+    def __init__(self, namespace, group, plural, directory):
+        import kopf
+
+        self.seen = []
+        self.failure = None
+        self.stop = threading.Event()
+        self.ready = threading.Event()
+        certificate, key = f"{directory}/cert.pem", f"{directory}/key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
+                        "-out", certificate, "-keyout", key], check=True, capture_output=True)
+        registry = kopf.OperatorRegistry()
+        place = (group, "v1", plural)
+
+        @kopf.on.login(registry=registry)
+        def login(**kwargs):
+            return kopf.login_with_kubeconfig(**kwargs)
+
+        @kopf.on.startup(registry=registry)
+        def configure(settings, **_):
+            settings.admission.server = kopf.WebhookServer(
+                addr="127.0.0.1", host="127.0.0.1", certfile=certificate, pkeyfile=key, cafile=certificate)
+            settings.admission.managed = f"{namespace}.sampan.test"
+
+        @kopf.on.mutate(*place, registry=registry)
+        def complete(spec, patch, **_):
+            patch.spec.setdefault("key", spec.get("key", "c"))
+
+        @kopf.on.validate(*place, registry=registry)
+        def check(spec, warnings, **_):
+            if spec.get("text") == "noise":
+                raise kopf.AdmissionError("noise is no tune", code=422)
+            if spec.get("text") == "loud":
+                warnings.append("this is loud")
+
+        @kopf.on.create(*place, registry=registry)
+        def create(body, spec, name, patch, **_):
+            child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"tune-{name}"},
+                     "data": {"text": spec["text"]}}
+            kopf.adopt(child, owner=body)
+            client.CoreV1Api().create_namespaced_config_map(namespace, child)
+            patch.status["played"] = 1
+            self.seen.append(("create", name))
+            return {"done": True}
+
+        @kopf.on.update(*place, field="spec.text", registry=registry)
+        def update(old, new, name, **_):
+            self.seen.append(("update", name, old, new))
+
+        @kopf.on.delete(*place, registry=registry)
+        def delete(name, **_):
+            self.seen.append(("delete", name))
+
+        def run():
+            try:
+                asyncio.run(kopf.operator(registry=registry, namespaces=[namespace], standalone=True,
+                                          stop_flag=self.stop, ready_flag=self.ready))
+            except BaseException:  # the scenario asks for it
+                self.failure = traceback.format_exc()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        eventually("the operator is ready", lambda: self.ready.is_set() or self.failure)
+        equal(self.failure, None, "failure of the operator")
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join(PATIENCE)
+
+
+def use_operator(namespace, group, plural, operator):
+    api, core = client.CustomObjectsApi(), client.CoreV1Api()
+    place = (group, "v1", namespace, plural)
+
+    def tune(name, text):
+        return {"apiVersion": f"{group}/v1", "kind": "Tune", "metadata": {"name": name}, "spec": {"text": text}}
+
+    def registered():
+        found = client.AdmissionregistrationV1Api().list_validating_webhook_configuration().items
+        return [w for c in found if c.metadata.name == f"{namespace}.sampan.test" for w in c.webhooks or []]
+
+    eventually("the webhook is registered", registered)
+    # A server takes note of a webhook when it sees it.
+    eventually("the webhook is asked", lambda: asked(api, place, tune))
+    made = api.create_namespaced_custom_object(*place, tune("a", "la"))
+    equal(made["spec"], {"text": "la", "key": "c"}, "a mutating webhook completes the object")
+    loud = api.create_namespaced_custom_object_with_http_info(*place, tune("loud", "loud"))
+    contains(loud[2].get("Warning"), "this is loud", "a webhook warns")
+
+    def status():
+        return api.get_namespaced_custom_object(*place, "a").get("status", {})
+
+    eventually("the handler has written a status", lambda: status().get("played") == 1 and status().get("create") == {"done": True})
+    child = core.read_namespaced_config_map("tune-a", namespace)
+    equal([(o.kind, o.name) for o in child.metadata.owner_references], [("Tune", "a")], "the child has its owner")
+    found = api.get_namespaced_custom_object(*place, "a")
+    contains(str(found["metadata"].get("finalizers")), "kopf", "the operator holds the object")
+    api.patch_namespaced_custom_object(*place, "a", {"spec": {"text": "do"}})
+    eventually("an update is told", lambda: ("update", "a", "la", "do") in operator.seen)
+    api.delete_namespaced_custom_object(*place, "a")
+    eventually("a deletion is told", lambda: ("delete", "a") in operator.seen)
+
+    def gone(read, *args):
+        try:
+            return read(*args) is None
+        except ApiException as e:
+            return e.status == 404
+
+    eventually("the object is gone", lambda: gone(api.get_namespaced_custom_object, *place, "a"))
+    eventually("its child, too", lambda: gone(core.read_namespaced_config_map, "tune-a", namespace))
+    api.delete_namespaced_custom_object(*place, "loud")
+    eventually("nothing is left", lambda: not api.list_namespaced_custom_object(*place)["items"])
+
+
+def asked(api, place, tune):
+    """Whether the validating webhook refuses what it should."""
+    try:
+        api.create_namespaced_custom_object(*place, tune("noise", "noise"), dry_run="All")
+    except ApiException as e:
+        equal(e.status, 422, e.body)
+        contains(e.body.decode() if isinstance(e.body, bytes) else e.body, "noise is no tune", "the webhook's word")
+        contains(str(e.body), "denied the request", "the server's word")
+        return True
+    return False
 
 
 def main():

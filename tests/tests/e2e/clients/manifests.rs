@@ -37,9 +37,10 @@ fn the_operator_of_dask() {
     explanations(&space);
     // Without its kind an object has no place to be.
     space.kubectl(&["delete", "-f", &definition("daskautoscaler"), "--timeout=50s"]).ok();
+    // The client still knows the name; it asks and is told.
     space
         .kubectl(&["get", "daskautoscalers"])
-        .fails_with(&["the server doesn't have a resource type \"daskautoscalers\""]);
+        .fails_with(&["the server could not find the requested resource"]);
 }
 
 /// The kinds come in both ways of apply, and are there.

@@ -40,6 +40,7 @@ mod python {
         rights = "rights",
         subresources = "subresources",
         many_at_once = "many-at-once",
+        an_operator = "an-operator",
     }
 }
 
