@@ -18,7 +18,7 @@ mod namespace;
 mod processes;
 mod random;
 
-pub use clients::{Language, manifest, source};
+pub use clients::{HELM, Language, MANIFESTS, NODE_CLIENT, PYTHON_CLIENT, manifest, source};
 pub use cluster::Cluster;
 pub use command::{Background, Done, command};
 pub use image::IMAGE;

@@ -1057,7 +1057,7 @@ class Operator:
             if spec.get("text") == "loud":
                 warnings.append("this is loud")
 
-        @kopf.on.create(*place, registry=registry)
+        @kopf.on.create(*place, id="create", registry=registry)
         def create(body, spec, name, patch, **_):
             child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"tune-{name}"},
                      "data": {"text": spec["text"]}}
