@@ -47,7 +47,8 @@ fn the_life_of_a_release() {
         r#"{"colour":"green","size":3}"#,
         "the chart's own kind"
     );
-    let seen = space.kubectl(&["get", "configmap/r-shop", "--output", "json"]).json();
+    let seen =
+        space.kubectl(&["get", "configmap/r-shop", "--show-managed-fields", "--output", "json"]).json();
     assert!(seen["data"]["kubernetes"].as_str().is_some_and(|v| v.starts_with("v1.")), "{seen}");
     assert_eq!([&seen["data"]["apps"], &seen["data"]["nonsense"]], ["true", "false"], "capabilities");
     let manager = &seen["metadata"]["managedFields"][0];

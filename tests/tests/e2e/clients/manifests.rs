@@ -105,13 +105,20 @@ fn samples(space: &Namespace) {
         space.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]).ok();
     }
     assert_eq!(space.value("daskcluster/simple", ".spec.idleTimeout"), "0", "a default");
+    let mut changed = sample(space, "simplecluster");
+    changed["spec"]["worker"]["replicas"] = json!(3);
+    assert!(
+        space.apply(&changed).ok().contains("configured"),
+        "a patch of the client, which knows no merge keys"
+    );
+    assert_eq!(space.value("daskcluster/simple", ".spec.worker.replicas"), "3");
     let table = space.kubectl(&["get", "dsk"]).ok();
     let words = |line: Option<&str>| {
         line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     let mut lines = table.lines();
     assert_eq!(words(lines.next()), ["NAME", "WORKERS", "STATUS", "AGE"]);
-    assert_eq!(words(lines.next())[..2], ["simple", "2"], "{table}");
+    assert_eq!(words(lines.next())[..2], ["simple", "3"], "{table}");
     space.kubectl(&["scale", "daskcluster/simple", "--replicas=5"]).ok();
     assert_eq!(space.value("daskcluster/simple", ".spec.worker.replicas"), "5");
     // Containers have no keys here: whoever applies the list owns all of it. Ports have two, one of them with a default.
