@@ -24,6 +24,7 @@ macro_rules! scenarios {
 mod python {
     scenarios! { Python:
         typed_objects = "typed-objects",
+        more_typed_objects = "more-typed-objects",
         patches = "patches",
         watches = "watches",
         watches_that_are_too_old = "watches-that-are-too-old",
