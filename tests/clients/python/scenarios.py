@@ -1120,11 +1120,11 @@ class Operator:
                 addr="127.0.0.1", host="127.0.0.1", certfile=certificate, pkeyfile=key, cafile=certificate)
             settings.admission.managed = f"{namespace}.sampan.test"
 
-        @kopf.on.mutate(*place, registry=registry)
+        @kopf.on.mutate(*place, id="complete", registry=registry)
         def complete(spec, patch, **_):
             patch.spec.setdefault("key", spec.get("key", "c"))
 
-        @kopf.on.validate(*place, registry=registry)
+        @kopf.on.validate(*place, id="check", registry=registry)
         def check(spec, warnings, **_):
             if spec.get("text") == "noise":
                 raise kopf.AdmissionError("noise is no tune", code=422)
