@@ -61,17 +61,37 @@ install_missing() {
 # unpack_missing COMMAND:PACKAGE...: for packages that would start a service when installed. Their files are laid out
 # below target/tools/root and nothing is started.
 unpack_missing() {
-    local pair scratch
+    local pair
     for pair in "$@"; do
         command -v "${pair%%:*}" >/dev/null && continue
-        say "unpacking ${pair#*:}"
-        refresh_package_lists "${pair#*:}"
-        scratch=$(mktemp -d)
-        (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root "${pair#*:}" >/dev/null)
-        mkdir -p "$TOOLS/root"
-        dpkg-deb -x "$scratch"/*.deb "$TOOLS/root"
-        rm -rf "$scratch"
+        unpack_package "${pair#*:}" "$TOOLS/root"
     done
+}
+
+# unpack_package PACKAGE DIRECTORY
+unpack_package() {
+    local scratch
+    say "unpacking $1"
+    refresh_package_lists "$1"
+    scratch=$(mktemp -d)
+    (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root "$1" >/dev/null)
+    mkdir -p "$2"
+    dpkg-deb -x "$scratch"/*.deb "$2"
+    rm -rf "$scratch"
+}
+
+# Sets GUEST_KERNEL to the unpacked kernel of the emulated machine of the tests, fetching it when it is not there.
+need_guest_kernel() {
+    local package
+    GUEST_KERNEL=$TOOLS/guest-kernel
+    [ -d "$GUEST_KERNEL" ] && return 0
+    refresh_package_lists linux-image-cloud-amd64
+    # The package with that name only names the kernel of today.
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n '/^ *Depends: linux-image-[0-9]/{s/.*: //p;q}')
+    [ -n "$package" ] || die "the package lists know no kernel for linux-image-cloud-amd64"
+    rm -rf "$GUEST_KERNEL.new"
+    unpack_package "$package" "$GUEST_KERNEL.new"
+    mv "$GUEST_KERNEL.new" "$GUEST_KERNEL"
 }
 
 # The tests put a busybox into images, where no shared library is.

@@ -9,9 +9,20 @@ pub const IMAGE: &str = "busybox:1";
 /// Environment variable that names the static busybox.
 const BUSYBOX: &str = "SAMPAN_BUSYBOX";
 
+/// The static busybox of this machine.
+#[must_use]
+pub fn busybox() -> PathBuf {
+    std::env::var_os(BUSYBOX).map_or_else(|| "/bin/busybox".into(), PathBuf::from)
+}
+
 /// Writes the root file system into `directory` and gives the archive.
-pub(crate) fn make(directory: &Path) -> PathBuf {
-    let busybox = std::env::var_os(BUSYBOX).map_or_else(|| "/bin/busybox".into(), PathBuf::from);
+///
+/// # Panics
+///
+/// When there is no static busybox, or the directory cannot be written.
+#[must_use]
+pub fn make(directory: &Path) -> PathBuf {
+    let busybox = busybox();
     let root = directory.join("busybox");
     for part in ["bin", "etc", "tmp"] {
         std::fs::create_dir_all(root.join(part)).expect("a directory can be made");

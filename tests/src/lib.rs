@@ -21,7 +21,7 @@ mod random;
 pub use clients::{HELM, Language, MANIFESTS, NODE_CLIENT, PYTHON_CLIENT, manifest, source};
 pub use cluster::Cluster;
 pub use command::{Background, Done, command};
-pub use image::IMAGE;
+pub use image::{IMAGE, busybox, make as image_archive};
 pub use namespace::{Namespace, merge};
 pub use processes::processes;
 pub use random::Random;
@@ -62,7 +62,12 @@ pub fn check(holds: bool, reason: impl Into<String>) -> Result<(), String> {
 }
 
 /// The binary under test: [`BINARY`], or the one in the target directory the tests were built into.
-pub(crate) fn binary() -> PathBuf {
+///
+/// # Panics
+///
+/// When there is none.
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os(BINARY) {
         return path.into();
     }
@@ -72,6 +77,7 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// The `kubectl` to use.
-pub(crate) fn kubectl() -> PathBuf {
+#[must_use]
+pub fn kubectl() -> PathBuf {
     std::env::var_os(KUBECTL).map_or_else(|| "kubectl".into(), PathBuf::from)
 }

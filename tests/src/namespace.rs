@@ -1,10 +1,11 @@
 //! The room of one test in the shared cluster.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::command::{Background, Done};
+use crate::command::{Background, Done, run};
 use crate::{Cluster, IMAGE, check, eventually};
 
 /// A namespace and the cluster it is in.
@@ -12,6 +13,8 @@ use crate::{Cluster, IMAGE, check, eventually};
 pub struct Namespace {
     cluster: Arc<Cluster>,
     name: String,
+    /// What `kubectl` finds in its environment besides the usual.
+    environment: &'static [(&'static str, &'static str)],
 }
 
 impl Namespace {
@@ -34,7 +37,7 @@ impl Namespace {
     pub fn in_cluster(cluster: Arc<Cluster>, name: &str) -> Self {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         cluster.kubectl_with(&["apply", "-f", "-"], &object.to_string()).ok();
-        let space = Self { cluster, name: name.to_owned() };
+        let space = Self { cluster, name: name.to_owned(), environment: &[] };
         // Pods are refused before their service account is there; no controller of a user would wait either.
         eventually("the default service account is there", || {
             let account =
@@ -42,6 +45,13 @@ impl Namespace {
             check(!account.ok().is_empty(), "there is none")
         });
         space
+    }
+
+    /// The same with more in the environment of `kubectl`.
+    #[must_use]
+    pub fn with_environment(mut self, environment: &'static [(&'static str, &'static str)]) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Its name.
@@ -60,22 +70,29 @@ impl Namespace {
         [&["--namespace", self.name.as_str()][..], args].concat()
     }
 
+    /// The command that [`Self::kubectl`] runs, to be changed.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        let mut command = self.cluster.kubectl_command(&self.args(args));
+        command.envs(self.environment.iter().copied());
+        command
+    }
+
     /// Runs `kubectl` in this namespace.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> Done {
-        self.cluster.kubectl(&self.args(args))
+        self.kubectl_with(args, "")
     }
 
     /// Runs `kubectl` in this namespace with this text as its standard input.
     #[track_caller]
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Done {
-        self.cluster.kubectl_with(&self.args(args), stdin)
+        run(self.kubectl_command(args), stdin)
     }
 
     /// Starts `kubectl` in this namespace beside the test.
     #[track_caller]
     pub fn kubectl_background(&self, args: &[&str]) -> Background {
-        self.cluster.kubectl_background(&self.args(args))
+        Background::start(self.kubectl_command(args))
     }
 
     /// Applies an object.

@@ -6,6 +6,7 @@
 
 mod e2e {
     mod clients;
+    mod custom_resources;
     mod deployments;
     mod garbage;
     mod input;

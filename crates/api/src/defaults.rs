@@ -71,6 +71,28 @@ apps.v1.ReplicaSetSpec replicas 1
 apps.v1.StatefulSetSpec podManagementPolicy? "OrderedReady"
 apps.v1.StatefulSetSpec replicas 1
 apps.v1.StatefulSetSpec revisionHistoryLimit 10
+admissionregistration.v1.MatchResources matchPolicy "Equivalent"
+admissionregistration.v1.MatchResources namespaceSelector {}
+admissionregistration.v1.MatchResources objectSelector {}
+admissionregistration.v1.MutatingAdmissionPolicySpec failurePolicy "Fail"
+admissionregistration.v1.MutatingAdmissionPolicySpec reinvocationPolicy? "Never"
+admissionregistration.v1.MutatingWebhook failurePolicy "Fail"
+admissionregistration.v1.MutatingWebhook matchPolicy "Equivalent"
+admissionregistration.v1.MutatingWebhook namespaceSelector {}
+admissionregistration.v1.MutatingWebhook objectSelector {}
+admissionregistration.v1.MutatingWebhook reinvocationPolicy "Never"
+admissionregistration.v1.MutatingWebhook timeoutSeconds 10
+admissionregistration.v1.NamedRuleWithOperations scope "*"
+admissionregistration.v1.ParamRef parameterNotFoundAction "Deny"
+admissionregistration.v1.RuleWithOperations scope "*"
+admissionregistration.v1.ServiceReference port 443
+admissionregistration.v1.ValidatingAdmissionPolicySpec failurePolicy "Fail"
+admissionregistration.v1.ValidatingWebhook failurePolicy "Fail"
+admissionregistration.v1.ValidatingWebhook matchPolicy "Equivalent"
+admissionregistration.v1.ValidatingWebhook namespaceSelector {}
+admissionregistration.v1.ValidatingWebhook objectSelector {}
+admissionregistration.v1.ValidatingWebhook timeoutSeconds 10
+autoscaling.v1.HorizontalPodAutoscalerSpec minReplicas 1
 autoscaling.v2.HorizontalPodAutoscalerSpec minReplicas 1
 batch.v1.CronJobSpec concurrencyPolicy? "Allow"
 batch.v1.CronJobSpec failedJobsHistoryLimit 1
@@ -78,8 +100,20 @@ batch.v1.CronJobSpec successfulJobsHistoryLimit 3
 batch.v1.CronJobSpec suspend false
 discovery.v1.EndpointPort name ""
 discovery.v1.EndpointPort protocol "TCP"
+flowcontrol.v1.ExemptPriorityLevelConfiguration lendablePercent 0
+flowcontrol.v1.ExemptPriorityLevelConfiguration nominalConcurrencyShares 0
+flowcontrol.v1.FlowSchemaSpec matchingPrecedence? 1000
+flowcontrol.v1.LimitedPriorityLevelConfiguration lendablePercent 0
+flowcontrol.v1.LimitedPriorityLevelConfiguration nominalConcurrencyShares 30
+flowcontrol.v1.QueuingConfiguration handSize? 8
+flowcontrol.v1.QueuingConfiguration queueLengthLimit? 50
+flowcontrol.v1.QueuingConfiguration queues? 64
+networking.v1.IngressClassParametersReference scope "Cluster"
 networking.v1.NetworkPolicyPort protocol "TCP"
 rbac.v1.RoleRef apiGroup? "rbac.authorization.k8s.io"
+resource.v1.DeviceSubRequest allocationMode? "ExactCount"
+resource.v1.DeviceToleration operator? "Equal"
+resource.v1.ExactDeviceRequest allocationMode? "ExactCount"
 scheduling.v1.PriorityClass preemptionPolicy "PreemptLowerPriority"
 storage.v1.StorageClass reclaimPolicy "Delete"
 storage.v1.StorageClass volumeBindingMode "Immediate"
@@ -116,6 +150,12 @@ fn table() -> &'static HashMap<String, Vec<Constant>> {
         }
         table
     })
+}
+
+/// The constant default of a field.
+pub fn of(type_name: &str, field: &str) -> Option<&'static Value> {
+    let constants = table().get(type_name)?;
+    constants.iter().find(|constant| constant.field == field).map(|constant| &constant.value)
 }
 
 /// Fills in the constant defaults of a document of a type. Unknown types and values of the wrong shape stay as they are.

@@ -5,17 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cel;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod field;
+pub mod json_path;
 pub mod kind;
 pub mod kinds;
 pub mod metadata;
 pub mod names;
 pub mod patch;
+mod pattern;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod registry;
 pub mod schema;
 pub mod selector;
+pub mod structural;
 pub mod table;

@@ -1,7 +1,9 @@
-//! Kubernetes' protobuf form of objects, read into the same JSON documents as everything else.
+//! Kubernetes' protobuf form of objects, read into the same JSON documents as everything else, and written from them.
 //!
-//! client-go's typed clients, and with them `kubectl create`, send it. The envelope is four magic bytes and a
+//! client-go's typed clients, and with them `kubectl create`, speak it. The envelope is four magic bytes and a
 //! `runtime.Unknown` with the object inside; field numbers come from the table of types, so there is no code per kind.
+//! A structure that is embedded in JSON is a message of its own here, so a field has a path of numbers. The schemas of
+//! custom resources have three places where one thing or another may stand; those are [`SchemaOr`].
 //!
 //! One thing the wire does not tell: upstream writes every field that is no pointer, zero or not, and a zero that means
 //! "not given" must not become a value. Empty texts, zero times and zero numbers are therefore left out, but for the
@@ -11,6 +13,10 @@ use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, FieldType, Type, Types};
+
+mod write;
+
+pub use write::{ListWriter, PARTIAL_METADATA, encode, knows, watch_frame};
 
 const MAGIC: &[u8] = b"k8s\0";
 /// Deeper messages are refused, as for JSON.
@@ -60,6 +66,69 @@ pub enum ProtobufError {
     /// A type the table does not know.
     #[error("no type {0}")]
     UnknownType(String),
+    /// A value of another type than its field's.
+    #[error("the value of {0} has the wrong type")]
+    Value(String),
+}
+
+impl ProtobufError {
+    /// Names the field, if nobody has yet.
+    fn at(self, named: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Value(name) if name.is_empty() => named(),
+            other => other,
+        }
+    }
+}
+
+const SCHEMA_PROPS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// What may stand in the place of a schema within a schema. In JSON these are told apart by what they are; the table
+/// knows them as any value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SchemaOr {
+    /// `JSONSchemaPropsOrArray`: a schema is field 1, schemas are field 2.
+    Array,
+    /// `JSONSchemaPropsOrBool`: the truth value is field 1, a schema field 2.
+    Bool,
+    /// `JSONSchemaPropsOrStringArray`: a schema is field 1, texts are field 2.
+    StringArray,
+}
+
+impl SchemaOr {
+    fn of(type_: &Type, field: &Field) -> Option<Self> {
+        if type_.name != SCHEMA_PROPS {
+            return None;
+        }
+        match field.name {
+            "items" => Some(Self::Array),
+            "additionalItems" | "additionalProperties" => Some(Self::Bool),
+            "dependencies" => Some(Self::StringArray),
+            _ => None,
+        }
+    }
+
+    fn read(self, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
+        let (mut schema, mut many, mut allows) = (None, Vec::new(), false);
+        for item in Wire(bytes) {
+            match (self, item?) {
+                (Self::Bool, (1, Wired::Varint(n))) => allows = n != 0,
+                (Self::Bool, (2, wired)) | (_, (1, wired)) => {
+                    schema = value(&FieldType::Struct(SCHEMA_PROPS), &wired, depth)?
+                }
+                (Self::Array, (2, wired)) => {
+                    many.extend(value(&FieldType::Struct(SCHEMA_PROPS), &wired, depth)?)
+                }
+                (Self::StringArray, (2, wired)) => many.extend(value(&FieldType::String, &wired, depth)?),
+                _ => {}
+            }
+        }
+        Ok(match (self, schema) {
+            (_, Some(schema)) => schema,
+            (Self::Bool, None) => allows.into(),
+            (_, None) => many.into(),
+        })
+    }
 }
 
 /// Reads an enveloped object of `type_name`; `apiVersion` and `kind` come from the envelope.
@@ -160,25 +229,51 @@ fn utf8(bytes: &[u8]) -> String {
 }
 
 fn message(type_: &'static Type, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, ProtobufError> {
+    let mut object = Map::new();
+    embedded(&mut object, type_, bytes, &mut Vec::new(), depth)?;
+    Ok(object)
+}
+
+/// Reads the fields below a path of numbers: none for the message itself, some for a structure embedded in it.
+fn embedded(
+    object: &mut Map<String, Value>,
+    type_: &'static Type,
+    bytes: &[u8],
+    path: &mut Vec<u32>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
     if depth > MAX_DEPTH {
         return Err(ProtobufError::Depth);
     }
-    let mut object = Map::new();
     for item in Wire(bytes) {
         let (number, wired) = item?;
+        path.push(number);
+        if let Some(field) = type_.fields.iter().find(|f| *f.proto == **path) {
+            add(object, type_, field, &wired, depth)?;
+        } else if let Wired::Bytes(inner) = wired
+            && type_.fields.iter().any(|f| f.proto.starts_with(path))
+        {
+            embedded(object, type_, inner, path, depth + 1)?;
+        }
         // A field of a newer version is dropped, as any protobuf reader does.
-        let Some(field) = type_.fields.iter().find(|f| f.proto == number && f.proto != 0) else { continue };
-        add(&mut object, field, &wired, depth)?;
+        path.pop();
     }
-    Ok(object)
+    Ok(())
 }
 
 fn add(
     object: &mut Map<String, Value>,
+    type_: &Type,
     field: &Field,
     wired: &Wired<'_>,
     depth: usize,
 ) -> Result<(), ProtobufError> {
+    let choice = SchemaOr::of(type_, field);
+    if let (Some(choice), FieldType::Any) = (choice, &field.type_) {
+        let Wired::Bytes(bytes) = wired else { return Err(ProtobufError::Malformed) };
+        object.insert(field.name.to_owned(), choice.read(bytes, depth)?);
+        return Ok(());
+    }
     match &field.type_ {
         FieldType::List(element) => {
             let mut items = Vec::new();
@@ -200,7 +295,7 @@ fn add(
         }
         FieldType::Map(entry) => {
             let Wired::Bytes(pair) = wired else { return Err(ProtobufError::Malformed) };
-            let (key, entry) = map_entry(entry, pair, depth)?;
+            let (key, entry) = map_entry(entry, choice, pair, depth)?;
             if let Some(map) = object.entry(field.name).or_insert_with(|| json!({})).as_object_mut() {
                 map.insert(key, entry);
             }
@@ -220,11 +315,19 @@ fn add(
     Ok(())
 }
 
-fn map_entry(type_: &FieldType, pair: &[u8], depth: usize) -> Result<(String, Value), ProtobufError> {
+fn map_entry(
+    type_: &FieldType,
+    choice: Option<SchemaOr>,
+    pair: &[u8],
+    depth: usize,
+) -> Result<(String, Value), ProtobufError> {
     let (mut key, mut found) = (String::new(), None);
     for item in Wire(pair) {
         match item? {
             (1, Wired::Bytes(text)) => key = utf8(text),
+            (2, Wired::Bytes(bytes)) if choice.is_some() => {
+                found = choice.map(|choice| choice.read(bytes, depth)).transpose()?;
+            }
             (2, Wired::Bytes(items)) if matches!(type_, FieldType::List(_)) => {
                 // A list as the value of a map is a message of its own, with the items as field 1.
                 let texts = Wire(items).filter_map(|item| match item {

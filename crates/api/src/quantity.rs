@@ -102,6 +102,12 @@ impl Quantity {
     pub fn plus(self, other: Self) -> Self {
         Self { nanos: self.nanos.saturating_add(other.nanos), format: self.format }
     }
+
+    /// Difference; keeps the way of writing of the left side.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.format }
+    }
 }
 
 /// What the number is multiplied with: `factor * 10^exponent`.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::json_path::{self, JsonPath};
 use crate::kind::{Conversion, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
 use crate::schema::Schema;
 
@@ -44,6 +45,17 @@ impl From<&crate::kind::Column> for Column {
 pub enum Cells {
     /// A function of the row.
     Function(TableRow),
+    /// The name, then what is found at each path.
+    Paths(Arc<[PathCell]>),
+}
+
+/// A column that a definition describes.
+#[derive(Clone, Debug)]
+pub struct PathCell {
+    /// Where the value stands.
+    pub path: JsonPath,
+    /// OpenAPI type of the column, or `date`.
+    pub type_: String,
 }
 
 /// Where `/scale` finds its numbers: JSON pointers.
@@ -116,6 +128,10 @@ pub struct Kind {
     pub generation: bool,
     pub stored_as: Stored,
     pub scale: ScalePaths,
+    /// The definition is being deleted: nothing new is taken.
+    pub closing: bool,
+    /// What users of a deprecated version are told.
+    pub deprecation: Option<String>,
     pub strategy: Strategy,
     names: Names,
 }
@@ -166,6 +182,8 @@ impl From<&'static Row> for Kind {
             generation: row.generation,
             stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
             scale: ScalePaths::WORKLOAD,
+            closing: false,
+            deprecation: None,
             strategy: row.strategy,
             names: Names::new(row.group, row.version, row.plural, row.stored_as.map(|other| other.resource)),
         }
@@ -173,6 +191,37 @@ impl From<&'static Row> for Kind {
 }
 
 impl Kind {
+    /// A custom resource with its names missing and nothing else to it: the maker of kinds fills in the rest.
+    pub(crate) fn custom(group: &str, version: &str, plural: &str, scope: Scope, schema: Schema) -> Self {
+        let empty = || Text::Borrowed("");
+        Self {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            plural: plural.to_owned().into(),
+            kind: empty(),
+            list_kind: empty(),
+            singular: empty(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope,
+            storage: Storage::Durable,
+            subresources: Vec::new(),
+            schema,
+            columns: Vec::new(),
+            cells: Cells::Paths(Arc::new([])),
+            field_selectors: Vec::new(),
+            name_rule: NameRule::DnsSubdomain,
+            status_on_create: false,
+            generation: true,
+            stored_as: Stored::AsIs,
+            scale: ScalePaths::WORKLOAD,
+            closing: false,
+            deprecation: None,
+            strategy: Strategy::PLAIN,
+            names: Names::new(group, version, plural, None),
+        }
+    }
+
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> &str {
         &self.names.api_version
@@ -196,7 +245,7 @@ impl Kind {
 
     /// Objects exist, rather than being questions.
     pub fn stored(&self) -> bool {
-        self.storage != Storage::Virtual
+        !matches!(self.storage, Storage::Virtual | Storage::Computed)
     }
 
     /// Whether there is such an address below objects.
@@ -206,10 +255,10 @@ impl Kind {
 
     /// Verbs of the resource itself, as discovery lists them.
     pub fn verbs(&self) -> &'static [&'static str] {
-        if self.stored() {
-            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-        } else {
-            &["create"]
+        match self.storage {
+            Storage::Virtual => &["create"],
+            Storage::Computed => &["get", "list"],
+            _ => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         }
     }
 
@@ -228,9 +277,10 @@ impl Kind {
     }
 
     /// Name of the type in published schemas: `io.k8s.api.core.v1.Pod`.
-    pub fn schema_name(&self) -> Text {
+    pub fn schema_name(&self) -> &str {
         match &self.schema {
-            Schema::Table(name) => Text::Borrowed(name),
+            Schema::Table(name) => name,
+            Schema::Custom(custom) => &custom.name,
         }
     }
 
@@ -247,6 +297,11 @@ impl Kind {
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         match &self.cells {
             Cells::Function(row) => row(object, now),
+            Cells::Paths(cells) => {
+                let name = object["metadata"]["name"].clone();
+                let cell = |c: &PathCell| json_path::cell(&c.path.find(object), &c.type_, now);
+                std::iter::once(name).chain(cells.iter().map(cell)).collect()
+            }
         }
     }
 }
@@ -362,8 +417,9 @@ mod tests {
                 "{name}: kind twice"
             );
             for short in &kind.short_names {
-                let holders = registry.kinds().iter().filter(|k| k.short_names.contains(short)).count();
-                assert_eq!(holders, 1, "{name}: short name {short} twice");
+                let other =
+                    registry.kinds().iter().find(|k| k.short_names.contains(short) && k.kind != kind.kind);
+                assert!(other.is_none(), "{name}: short name {short} twice");
             }
             let object = serde_json::json!({"metadata": {"name": "x"}});
             let cells = kind.cells(&object, jiff::Timestamp::UNIX_EPOCH);

@@ -1,21 +1,23 @@
 //! The types of the API: which fields exist, what they hold, how lists and maps merge.
 //!
-//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type; each
-//! following line is a field, tab-separated: name, protobuf number, type, then any of `required`,
-//! `list=atomic|set|map:KEY,KEY`, `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A type is written `string`,
-//! `string/byte`, `boolean`, `integer/int32`, `integer/int64`, `number/double`, `any`, `object`, the name of another
-//! type, `[]TYPE` or `map:TYPE`. Types are parsed when they are first used and borrow from the embedded text, so the
-//! table costs next to nothing until somebody needs it.
+//! The facts are a text table made by `cargo xtask types` and embedded in the binary. A line `=NAME` opens a type, with
+//! `type=` for a named scalar, `map=atomic` and `union=DISCRIMINATOR:FIELD,…` where they apply. Each following line is a
+//! field, tab-separated: name, protobuf number, type, then any of `required`, `list=atomic|set|map:KEY,KEY`,
+//! `map=atomic|granular`, `patch=STRATEGY,…`, `key=MERGEKEY`. A protobuf number `2.4` is number 4 of the message embedded
+//! as number 2; `0` is none. A type is written `string`, `string/byte`, `boolean`, `integer/int32`, `integer/int64`,
+//! `number/double`, `any`, `object`, the name of another type, `[]TYPE` or `map:TYPE`. Types are parsed when they are
+//! first used and borrow from the embedded text, so the table costs next to nothing until somebody needs it.
 //!
 //! Custom resources bring structural schemas instead; those become the same [`Type`]s in a later part.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
 use crate::decode::{DecodeError, Strictness};
 use crate::field::Errors;
+use crate::structural::Structural;
 
 const TABLE: &str = include_str!("../data/types.tsv");
 
@@ -24,6 +26,17 @@ const TABLE: &str = include_str!("../data/types.tsv");
 pub enum Schema {
     /// A type of the table, by name.
     Table(&'static str),
+    /// Of a custom resource.
+    Custom(Arc<CustomSchema>),
+}
+
+/// The type of a custom resource's version.
+#[derive(Debug)]
+pub struct CustomSchema {
+    /// Name in published schemas: `com.example.v1.Widget`.
+    pub name: String,
+    /// What the definition says.
+    pub structural: Structural,
 }
 
 impl Schema {
@@ -31,6 +44,7 @@ impl Schema {
     pub fn type_name(&self) -> Option<&'static str> {
         match self {
             Self::Table(name) => Some(name),
+            Self::Custom(_) => None,
         }
     }
 
@@ -38,6 +52,7 @@ impl Schema {
     pub fn conform(&self, document: &mut Value, strictness: &mut Strictness) -> Result<(), DecodeError> {
         match self {
             Self::Table(name) => crate::decode::conform(name, document, strictness),
+            Self::Custom(custom) => custom.structural.prune(document, strictness),
         }
     }
 
@@ -45,13 +60,15 @@ impl Schema {
     pub fn fill_in_defaults(&self, document: &mut Value) {
         match self {
             Self::Table(name) => crate::defaults::apply(name, document),
+            Self::Custom(custom) => custom.structural.default(document),
         }
     }
 
     /// What a schema says beyond types. Built-in kinds have their rules in [`crate::kind::Strategy`].
-    pub fn validate(&self, _new: &Value, _old: Option<&Value>) -> Errors {
+    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Errors {
         match self {
             Self::Table(_) => Errors::new(),
+            Self::Custom(custom) => custom.structural.validate(new, old),
         }
     }
 }
@@ -121,8 +138,9 @@ pub struct PatchStrategy {
 pub struct Field {
     /// JSON name.
     pub name: &'static str,
-    /// Protobuf field number; 0 when the type has no protobuf form.
-    pub proto: u32,
+    /// Protobuf field number, with those of the messages it is embedded in before it; empty when the type has no
+    /// protobuf form.
+    pub proto: Vec<u32>,
     /// What it holds.
     pub type_: FieldType,
     /// Whether the published schema lists it as required.
@@ -146,6 +164,17 @@ pub struct Type {
     pub fields: Vec<Field>,
     /// Whether the whole structure has one owner (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    /// Groups of fields of which an object sets at most one (`x-kubernetes-unions`).
+    pub unions: Vec<Union>,
+}
+
+/// Fields of which at most one is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Union {
+    /// The field that says which one; its values are the fields' names with a capital.
+    pub discriminator: Option<&'static str>,
+    /// The fields.
+    pub fields: Vec<&'static str>,
 }
 
 impl Type {
@@ -187,7 +216,13 @@ impl Types {
     fn parse_type(&self, name: &'static str, entry: &Entry) -> Type {
         let mut fields: Vec<Field> = entry.body.lines().filter_map(|line| self.parse_field(line)).collect();
         fields.sort_by_key(|f| f.name);
-        Type { name, fields, atomic: attribute(entry.header, "map=") == Some("atomic") }
+        let unions = entry.header.split('\t').filter_map(|part| part.strip_prefix("union="));
+        Type {
+            name,
+            fields,
+            atomic: attribute(entry.header, "map=") == Some("atomic"),
+            unions: unions.filter_map(parse_union).collect(),
+        }
     }
 
     fn parse_field(&self, line: &'static str) -> Option<Field> {
@@ -196,7 +231,7 @@ impl Types {
         let type_ = self.parse_field_type(type_);
         let mut field = Field {
             name,
-            proto: proto.parse().unwrap_or(0),
+            proto: proto.split('.').filter_map(|n| n.parse().ok()).filter(|n| *n > 0).collect(),
             atomic: false,
             required: false,
             list: ListType::Atomic,
@@ -253,6 +288,12 @@ fn parse_list(value: &'static str) -> ListType {
         _ if value == "set" => ListType::Set,
         _ => ListType::Atomic,
     }
+}
+
+fn parse_union(value: &'static str) -> Option<Union> {
+    let (discriminator, fields) = value.split_once(':')?;
+    let discriminator = (!discriminator.is_empty()).then_some(discriminator);
+    Some(Union { discriminator, fields: fields.split(',').collect() })
 }
 
 fn attribute(header: &'static str, name: &str) -> Option<&'static str> {
@@ -312,6 +353,9 @@ mod tests {
         let meta =
             Types::get().type_("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("in the table");
         assert_eq!(meta.field("creationTimestamp").map(|f| &f.type_), Some(&FieldType::Time));
+        let subject = Types::get().type_("io.k8s.api.flowcontrol.v1.Subject").expect("in the table");
+        let union = Union { discriminator: Some("kind"), fields: vec!["group", "serviceAccount", "user"] };
+        assert_eq!(subject.unions, [union]);
         assert!(version().starts_with("v1."));
     }
 }

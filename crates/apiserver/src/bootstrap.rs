@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::auth::{MASTERS, User};
 use crate::error::ApiError;
+use crate::flow;
 use crate::server::{ApiServer, StartError};
 use crate::view::View;
 use crate::write::{Change, WriteCall};
@@ -85,6 +86,21 @@ const ROLES: &[Role] = &[
         subjects: &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
     },
     Role {
+        name: "system:monitoring",
+        rules: &[],
+        urls: &[
+            "/healthz",
+            "/healthz/*",
+            "/livez",
+            "/livez/*",
+            "/metrics",
+            "/metrics/slis",
+            "/readyz",
+            "/readyz/*",
+        ],
+        subjects: &[("Group", "system:monitoring")],
+    },
+    Role {
         name: "system:basic-user",
         rules: &[
             (
@@ -96,6 +112,16 @@ const ROLES: &[Role] = &[
         ],
         urls: &[],
         subjects: &[("Group", "system:authenticated")],
+    },
+    Role {
+        // What an extension server needs to ask about users and their rights.
+        name: "system:auth-delegator",
+        rules: &[
+            (&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
+            (&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+        ],
+        urls: &[],
+        subjects: &[],
     },
     Role {
         name: "admin",
@@ -267,6 +293,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
         let class = json!({"metadata": {"name": name}, "value": value, "description": what});
         create(server, "scheduling.k8s.io", "priorityclasses", "", class).await?;
     }
+    flow_control(server).await?;
     let service = json!({
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
@@ -277,6 +304,23 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
     });
     create(server, "", "services", "default", service).await?;
     own_endpoint(server).await
+}
+
+/// Priority levels and flow schemas, on servers whose table has these kinds.
+async fn flow_control(server: &Arc<ApiServer>) -> Result<(), StartError> {
+    const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+    let objects = [
+        ("prioritylevelconfigurations", flow::defaults::levels()),
+        ("flowschemas", flow::defaults::schemas()),
+    ];
+    for (plural, objects) in objects {
+        if server.registry().find_resource(GROUP, plural).is_some() {
+            for object in objects {
+                create(server, GROUP, plural, "", object).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The slice behind the service `kubernetes` is made by the server itself.
@@ -318,7 +362,7 @@ fn kind(
 }
 
 /// Creates an object; `false` if it exists.
-async fn create(
+pub(crate) async fn create(
     server: &Arc<ApiServer>,
     group: &str,
     plural: &str,

@@ -119,6 +119,7 @@ pub(crate) struct CachedEvent {
     pub(crate) previous: Option<Arc<Item>>,
     pub(crate) deleted: bool,
     frame: OnceLock<Bytes>,
+    wire_frame: OnceLock<Bytes>,
 }
 
 impl CachedEvent {
@@ -134,6 +135,11 @@ impl CachedEvent {
     /// The line a watcher without selectors gets, made once for all of them.
     pub(crate) fn plain_frame(&self) -> Bytes {
         self.frame.get_or_init(|| frame(self.plain_type(), &self.item.bytes)).clone()
+    }
+
+    /// The same in protobuf, made by the first watcher that wants it.
+    pub(crate) fn plain_wire_frame(&self, make: impl FnOnce(&str, &[u8]) -> Bytes) -> Bytes {
+        self.wire_frame.get_or_init(|| make(self.plain_type(), &self.item.bytes)).clone()
     }
 }
 
@@ -217,6 +223,11 @@ impl ResourceCache {
         self.read().list(prefix)
     }
 
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.read().items.len()
+    }
+
     /// One object.
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Item>> {
         self.read().items.get(key).cloned()
@@ -235,11 +246,6 @@ impl ResourceCache {
         }
         let start = state.events.partition_point(|event| event.revision <= cursor);
         Ok((state.events.range(start..).cloned().collect(), state.revision.max(cursor)))
-    }
-
-    /// Whether a watch may begin after `revision`.
-    pub(crate) fn covers(&self, revision: u64) -> bool {
-        revision >= self.read().forgotten
     }
 
     /// Told the revision of every change.
@@ -273,7 +279,14 @@ impl State {
             state.items.insert(event.kv.key.clone(), item.clone());
             item
         };
-        state.push(CachedEvent { revision, item, previous, deleted: event.deleted, frame: OnceLock::new() });
+        state.push(CachedEvent {
+            revision,
+            item,
+            previous,
+            deleted: event.deleted,
+            frame: OnceLock::new(),
+            wire_frame: OnceLock::new(),
+        });
     }
 }
 
@@ -340,6 +353,11 @@ impl WatchCache {
                 .or_insert_with(|| Arc::new(ResourceCache::new(self.start)))
                 .clone()
         })
+    }
+
+    /// The part of one resource, if there ever was an object of it. Does not remember names that clients make up.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<ResourceCache>> {
+        self.resources.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned()
     }
 
     /// The newest revision the cache shows.
@@ -411,7 +429,6 @@ mod tests {
             cache.apply_all(std::iter::once(&put("/pods/d/a", revision, &object)));
         }
         assert!(cache.events_after(5).is_err());
-        assert!(!cache.covers(5) && cache.covers(10));
         assert_eq!(cache.events_after(10).map(|(events, _)| events.len()).ok(), Some(RING_EVENTS));
     }
 

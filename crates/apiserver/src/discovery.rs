@@ -5,27 +5,15 @@
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use sampan_api::kind::Subresource;
-use sampan_api::registry::{Kind, Registry};
+use sampan_api::registry::{Group, Kind, Registry};
 use sampan_api::schema;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::request::Query;
 use crate::respond::{self, ApiResponse};
 use crate::server::ApiServer;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-
-/// `/healthz`, `/livez`, `/readyz`.
-pub(crate) fn health(query: &Query) -> ApiResponse {
-    // The server answers only after store, cache and first objects are there, so being asked is being healthy.
-    if query.flag("verbose") {
-        let parts = ["ping", "log", "store", "watch-cache", "poststarthook/bootstrap"];
-        let lines: String = parts.iter().map(|part| format!("[+]{part} ok\n")).collect();
-        return respond::text(StatusCode::OK, format!("{lines}healthz check passed\n"));
-    }
-    respond::text(StatusCode::OK, "ok")
-}
 
 /// `/version`.
 pub(crate) fn version(build: &str) -> Value {
@@ -57,9 +45,9 @@ pub(crate) fn answer(
             .any(|range| range.replace(' ', "").starts_with("application/json;g=apidiscovery.k8s.io;v=v2;"))
     });
     let document = match segments {
-        [] => json!({"paths": paths(registry)}),
-        ["api"] if aggregated => return Ok(aggregated_answer(registry, |group| group.is_empty())),
-        ["apis"] if aggregated => return Ok(aggregated_answer(registry, |group| !group.is_empty())),
+        [] => json!({"paths": paths(&server.aggregator.groups(registry))}),
+        ["api"] if aggregated => return Ok(aggregated_answer(server, headers, |group| group.is_empty())),
+        ["apis"] if aggregated => return Ok(aggregated_answer(server, headers, |group| !group.is_empty())),
         ["api"] => {
             let (address, port) = server.config.advertise;
             json!({
@@ -69,8 +57,9 @@ pub(crate) fn answer(
             })
         }
         ["apis"] => {
-            let groups: Vec<Value> = registry
-                .groups()
+            let groups: Vec<Value> = server
+                .aggregator
+                .groups(registry)
                 .iter()
                 .filter(|g| !g.name.is_empty())
                 .map(|g| group_document(g, false))
@@ -78,7 +67,7 @@ pub(crate) fn answer(
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", group] => {
-            let groups = registry.groups();
+            let groups = server.aggregator.groups(registry);
             let group = groups.iter().find(|g| g.name == *group).ok_or_else(ApiError::no_such_path)?;
             group_document(group, true)
         }
@@ -89,7 +78,7 @@ pub(crate) fn answer(
     Ok(respond::json_value(StatusCode::OK, &document))
 }
 
-fn paths(registry: &Registry) -> Vec<String> {
+fn paths(groups: &[Group]) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/api",
         "/api/v1",
@@ -97,6 +86,7 @@ fn paths(registry: &Registry) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",
@@ -105,7 +95,7 @@ fn paths(registry: &Registry) -> Vec<String> {
     .iter()
     .map(|p| (*p).to_owned())
     .collect();
-    for group in registry.groups().iter().filter(|g| !g.name.is_empty()) {
+    for group in groups.iter().filter(|g| !g.name.is_empty()) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
     }
@@ -113,7 +103,7 @@ fn paths(registry: &Registry) -> Vec<String> {
     paths
 }
 
-fn group_document(group: &sampan_api::registry::Group, alone: bool) -> Value {
+fn group_document(group: &Group, alone: bool) -> Value {
     let version = |v: &str| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
     let versions: Vec<Value> = group.versions.iter().map(|v| version(v)).collect();
     let mut document =
@@ -126,7 +116,7 @@ fn group_document(group: &sampan_api::registry::Group, alone: bool) -> Value {
 }
 
 /// Verbs of a subresource and the kind of its document: group, version, kind.
-fn subresource_facts(
+pub(crate) fn subresource_facts(
     kind: &Kind,
     subresource: Subresource,
 ) -> (&'static [&'static str], (String, String, String)) {
@@ -204,9 +194,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, A
     )
 }
 
-fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiResponse {
-    let items: Vec<Value> = registry
-        .groups()
+fn aggregated_answer(server: &ApiServer, headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> ApiResponse {
+    let registry = &*server.registry();
+    let items: Vec<Value> = server
+        .aggregator
+        .groups(registry)
         .iter()
         .filter(|group| wanted(&group.name))
         .map(|group| {
@@ -214,18 +206,27 @@ fn aggregated_answer(registry: &Registry, wanted: impl Fn(&str) -> bool) -> ApiR
                 .versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> =
+                    let own: Vec<Value> =
                         registry.of_version(&group.name, version).map(|k| aggregated_resource(k)).collect();
-                    json!({"version": version, "freshness": "Current", "resources": resources})
+                    let (resources, freshness) = if own.is_empty() {
+                        server.aggregator.resources(&group.name, version)
+                    } else {
+                        (own.into(), "Current")
+                    };
+                    json!({"version": version, "freshness": freshness, "resources": resources})
                 })
                 .collect();
             json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
     let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    let mut response = respond::json_value(StatusCode::OK, &document);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    response
+    let bytes = document.to_string();
+    let hash = respond::hash(bytes.as_bytes());
+    respond::unless_known(headers, &hash, || {
+        let mut response = respond::json_bytes(StatusCode::OK, bytes);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+        response
+    })
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {

@@ -30,6 +30,33 @@ impl std::fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
+/// `metav1.StatusReason`s that others may give for a refusal in our name.
+const REASONS: &[&str] = &[
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    "AlreadyExists",
+    "Conflict",
+    "Gone",
+    "Invalid",
+    "ServerTimeout",
+    "Timeout",
+    "TooManyRequests",
+    "BadRequest",
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "RequestEntityTooLarge",
+    "UnsupportedMediaType",
+    "InternalError",
+    "Expired",
+    "ServiceUnavailable",
+];
+
+/// The reason of this name; none when the API does not know it.
+pub(crate) fn known_reason(name: &str) -> &'static str {
+    REASONS.iter().copied().find(|reason| *reason == name).unwrap_or_default()
+}
+
 fn details(kind: &Kind, name: &str) -> Value {
     json!({"name": name, "group": kind.group, "kind": kind.plural})
 }
@@ -100,11 +127,12 @@ impl ApiError {
 
     /// Rules of the kind or of metadata are broken.
     pub fn invalid(kind: &Kind, name: &str, errors: &Errors) -> Self {
-        let group_kind = if kind.group.is_empty() {
-            kind.kind.to_string()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        Self::invalid_of(&kind.group, &kind.kind, name, errors)
+    }
+
+    /// [`ApiError::invalid`] for documents that are no objects: options of a request, what a subresource takes.
+    pub fn invalid_of(group: &str, kind: &str, name: &str, errors: &Errors) -> Self {
+        let group_kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let causes: Vec<Value> = errors
             .0
             .iter()
@@ -115,7 +143,7 @@ impl ApiError {
             "Invalid",
             format!("{group_kind} \"{name}\" is invalid: {errors}"),
         );
-        error.details = Some(json!({"name": name, "group": kind.group, "kind": kind.kind, "causes": causes}));
+        error.details = Some(json!({"name": name, "group": group, "kind": kind, "causes": causes}));
         error
     }
 

@@ -8,16 +8,23 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod aggregation;
 mod auth;
 mod books;
 mod bootstrap;
 mod cache;
+mod convert_webhook;
+mod custom;
 mod delete;
 mod discovery;
 mod encode;
 mod error;
+mod flow;
+mod health;
 mod listener;
+mod metrics;
 mod openapi;
+mod outbound;
 mod pki;
 mod proxy;
 mod read;
@@ -32,6 +39,7 @@ mod write;
 pub use auth::User;
 pub use error::ApiError;
 pub use listener::{InProcess, serve};
+pub use outbound::Resolver;
 pub use pki::{Credentials, Pki, PkiError, write_private};
 pub use proxy::{NodeConnector, Stream};
 pub use respond::{ApiBody, ApiResponse, BodyError, BoxError};

@@ -1,7 +1,9 @@
 //! The cluster's own certificate authority and everything it signs.
 //!
-//! Files, all 0600, below `DATA/pki`: `ca.crt`, `ca.key`, `service-account.key`. The authority lives ten years; the
-//! server's own certificate is made anew at every start and never stored, so that it cannot expire unnoticed on disk.
+//! Files, all 0600, below `DATA/pki`: `ca.crt`, `ca.key`, `service-account.key`, `front-proxy-ca.crt`,
+//! `front-proxy-ca.key`. The authorities live ten years; the server's own certificates are made anew at every start and
+//! never stored, so that they cannot expire unnoticed on disk. The front proxy's authority is one of its own: whoever holds
+//! a certificate of it is believed about who is asking, which no client certificate may lead to.
 //! Private keys of clients leave the process only inside the kubeconfig the operator asked for.
 
 use std::io::Write as _;
@@ -63,7 +65,12 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     /// PKCS 8 document of the P-256 key that signs service account tokens.
     pub(crate) token_key: Vec<u8>,
+    front_proxy_pem: String,
+    front_proxy: Issuer<'static, KeyPair>,
 }
+
+/// The name extension servers believe.
+pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 
 /// Writes a file only its owner may read, whole or not at all.
 pub fn write_private(path: &Path, contents: &[u8]) -> std::io::Result<()> {
@@ -102,6 +109,30 @@ fn params(common_name: &str, organizations: &[&str], years: i16) -> CertificateP
     params
 }
 
+/// A new authority: its certificate, PEM, and its key.
+fn authority(name: &str) -> Result<(String, KeyPair), PkiError> {
+    let key = KeyPair::generate()?;
+    let mut ca = params(name, &[], CA_YEARS);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let certificate = ca.self_signed(&key)?;
+    Ok((certificate.pem(), key))
+}
+
+fn client_params(user: &str, groups: &[&str]) -> CertificateParams {
+    let mut params = params(user, groups, LEAF_YEARS);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn issue(params: CertificateParams, issuer: &Issuer<'static, KeyPair>) -> Result<Credentials, PkiError> {
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
 impl Pki {
     /// Opens the authority in `dir`, making it when there is none.
     pub fn open(dir: &Path) -> Result<Self, PkiError> {
@@ -114,19 +145,17 @@ impl Pki {
             (dir.join("ca.crt"), dir.join("ca.key"), dir.join("service-account.key"));
         // The certificate is written last: its presence says that the key is complete.
         if !cert_path.exists() {
-            let key = KeyPair::generate()?;
-            let mut ca = params("sampan-ca", &[], CA_YEARS);
-            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            ca.key_usages = vec![
-                KeyUsagePurpose::KeyCertSign,
-                KeyUsagePurpose::CrlSign,
-                KeyUsagePurpose::DigitalSignature,
-            ];
-            let certificate = ca.self_signed(&key)?;
+            let (certificate, key) = authority("sampan-ca")?;
             let token_key = KeyPair::generate()?;
             write_private(&key_path, key.serialize_pem().as_bytes()).map_err(file(&key_path))?;
             write_private(&token_path, token_key.serialize_pem().as_bytes()).map_err(file(&token_path))?;
-            write_private(&cert_path, certificate.pem().as_bytes()).map_err(file(&cert_path))?;
+            write_private(&cert_path, certificate.as_bytes()).map_err(file(&cert_path))?;
+        }
+        let (proxy_path, proxy_key_path) = (dir.join("front-proxy-ca.crt"), dir.join("front-proxy-ca.key"));
+        if !proxy_path.exists() {
+            let (certificate, key) = authority("front-proxy-ca")?;
+            write_private(&proxy_key_path, key.serialize_pem().as_bytes()).map_err(file(&proxy_key_path))?;
+            write_private(&proxy_path, certificate.as_bytes()).map_err(file(&proxy_path))?;
         }
         let read = |path: &Path| std::fs::read_to_string(path).map_err(file(path));
         let damaged = |path: &Path, why: rcgen::Error| PkiError::Damaged {
@@ -137,7 +166,21 @@ impl Pki {
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
         let token_key = KeyPair::from_pem(&read(&token_path)?).map_err(|e| damaged(&token_path, e))?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key).map_err(|e| damaged(&cert_path, e))?;
-        Ok(Self { ca_pem, issuer, token_key: token_key.serialize_der() })
+        let front_proxy_pem = read(&proxy_path)?;
+        let key = KeyPair::from_pem(&read(&proxy_key_path)?).map_err(|e| damaged(&proxy_key_path, e))?;
+        let front_proxy =
+            Issuer::from_ca_cert_pem(&front_proxy_pem, key).map_err(|e| damaged(&proxy_path, e))?;
+        Ok(Self { ca_pem, issuer, token_key: token_key.serialize_der(), front_proxy_pem, front_proxy })
+    }
+
+    /// The front proxy authority's certificate, PEM.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy_pem
+    }
+
+    /// The certificate by which extension servers know this server.
+    pub(crate) fn front_proxy_client(&self) -> Result<Credentials, PkiError> {
+        issue(client_params(FRONT_PROXY_CLIENT, &[]), &self.front_proxy)
     }
 
     /// The authority's certificate, PEM.
@@ -147,16 +190,7 @@ impl Pki {
 
     /// A client certificate: the common name is the user, organizations are its groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Credentials, PkiError> {
-        let mut params = params(user, groups, LEAF_YEARS);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params)
-    }
-
-    fn issue(&self, params: CertificateParams) -> Result<Credentials, PkiError> {
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
+        issue(client_params(user, groups), &self.issuer)
     }
 
     /// TLS of the API server: a fresh certificate for these names and addresses, client certificates of this authority
@@ -174,7 +208,7 @@ impl Pki {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
-        let leaf = self.issue(params)?;
+        let leaf = issue(params, &self.issuer)?;
         let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| tls(&e))?;
         let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).map_err(|e| tls(&e))?;
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| tls(&e))?;
@@ -222,6 +256,8 @@ mod tests {
         let first = Pki::open(dir.path()).expect("made");
         let second = Pki::open(dir.path()).expect("opened");
         assert_eq!(first.ca_pem(), second.ca_pem());
+        assert_eq!(first.front_proxy_ca_pem(), second.front_proxy_ca_pem());
+        assert_ne!(first.ca_pem(), first.front_proxy_ca_pem());
         for entry in std::fs::read_dir(dir.path()).expect("a directory") {
             let entry = entry.expect("an entry");
             assert_eq!(

@@ -1,6 +1,7 @@
 //! Get, list and watch: bytes that were made when the object was written.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::stream;
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use sampan_api::registry::{Kind, Stored};
@@ -20,7 +22,7 @@ use tokio::time::Instant;
 use crate::cache::{self, CachedEvent, Item, ResourceCache};
 use crate::error::ApiError;
 use crate::request::Query;
-use crate::respond::{self, ApiResponse, BodyError, Form, Projection};
+use crate::respond::{self, ApiResponse, BodyError, Encoding, Form, Projection, wire};
 use crate::server::ApiServer;
 use crate::versions::StoredObject;
 
@@ -178,10 +180,10 @@ impl ApiServer {
             metadata["continue"] = Continue { revision: snapshot.revision, after }.encode().into();
         }
         let bytes = match kind.stored_as {
-            Stored::AsIs => projection.list(items.iter().map(|item| &item.bytes), &metadata),
+            Stored::AsIs => projection.list(items.iter().map(|item| &item.bytes), &metadata)?,
             _ => {
                 let shown = self.shown_all(kind, items.iter().map(|item| item.stored())).await?;
-                projection.list(shown.iter(), &metadata)
+                projection.list(shown.iter(), &metadata)?
             }
         };
         Ok(respond::json_bytes(StatusCode::OK, bytes))
@@ -222,7 +224,7 @@ impl ApiServer {
             metadata["continue"] = Continue { revision: at.revision, after }.encode().into();
         }
         let bytes = self.shown_all(kind, items.iter().map(StoredObject::from)).await?;
-        Ok(respond::json_bytes(StatusCode::OK, projection.list(bytes.iter(), &metadata)))
+        Ok(respond::json_bytes(StatusCode::OK, projection.list(bytes.iter(), &metadata)?))
     }
 
     /// A stream of changes.
@@ -235,6 +237,7 @@ impl ApiServer {
         projection: Projection,
     ) -> Result<ApiResponse, ApiError> {
         let selection = Selection::parse(kind, query)?;
+        let encoding = projection.encoding;
         let resource = self.cache.resource(kind.stored_resource());
         // A watch of one object is a watch of its key.
         let prefix = if name.is_empty() {
@@ -262,6 +265,7 @@ impl ApiServer {
             prefix,
             cursor: 0,
             pending: VecDeque::new(),
+            events: self.metrics.watch_events(kind),
             projection,
             first: true,
             deadline: Instant::now() + watch_timeout(query),
@@ -283,16 +287,17 @@ impl ApiServer {
                 Some(0) | None => self.store.revision().0,
                 Some(revision) => revision,
             };
-            if !resource.covers(from) {
-                let oldest = format!("too old resource version: {from} ({})", resource.revision());
-                return Err(ApiError::expired(oldest));
-            }
+            // A revision that is no longer kept is answered by the first event: clients look there.
             watcher.cursor = from;
         }
         let frames = stream::unfold(watcher, |mut watcher| async move {
             watcher.next().await.map(|bytes| (Ok::<_, BodyError>(Frame::data(bytes)), watcher))
         });
         let mut response = respond::json_bytes(StatusCode::OK, Bytes::new());
+        if encoding == Encoding::Protobuf {
+            let stream = HeaderValue::from_static(wire::STREAM_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, stream);
+        }
         *response.body_mut() = StreamBody::new(frames).boxed_unsync();
         Ok(response)
     }
@@ -330,6 +335,8 @@ struct Watcher {
     cursor: u64,
     /// Not yet taken by the connection; at most the first list and what the ring holds.
     pending: VecDeque<Pending>,
+    /// Counts frames.
+    events: Arc<AtomicU64>,
     projection: Projection,
     first: bool,
     deadline: Instant,
@@ -351,12 +358,22 @@ impl Watcher {
         let snapshot = cache.snapshot(resource, &self.prefix);
         let wanted = snapshot.items.into_iter().filter(|item| self.wants(item));
         let wanted: Vec<Pending> = wanted.map(|item| Pending::Object("ADDED", item)).collect();
-        self.pending.extend(wanted);
+        self.push_all(wanted);
         self.cursor = snapshot.revision;
         if bookmark && self.bookmarks.is_some() {
             let annotations = json!({"k8s.io/initial-events-end": "true"});
-            self.pending.push_back(Pending::Line(self.bookmark(snapshot.revision, Some(annotations))));
+            self.push(Pending::Line(self.bookmark(snapshot.revision, Some(annotations))));
         }
+    }
+
+    fn push(&mut self, pending: Pending) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.pending.push_back(pending);
+    }
+
+    fn push_all(&mut self, pending: Vec<Pending>) {
+        self.events.fetch_add(pending.len() as u64, Ordering::Relaxed);
+        self.pending.extend(pending);
     }
 
     fn is_served(&self) -> bool {
@@ -378,7 +395,7 @@ impl Watcher {
     async fn line(&mut self, pending: Pending) -> Bytes {
         let (event_type, item) = match pending {
             Pending::Line(line) => return line,
-            Pending::Event(event) => return event.plain_frame(),
+            Pending::Event(event) => return self.plain_line(&event),
             Pending::Object(event_type, item) => (event_type, item),
         };
         let bytes = match self.server.upgrade() {
@@ -388,13 +405,24 @@ impl Watcher {
         match bytes {
             Ok(bytes) => {
                 let first = std::mem::replace(&mut self.first, false);
-                cache::frame(event_type, &self.projection.watched(&bytes, first))
+                self.projection.frame(event_type, &self.projection.watched(&bytes, first))
             }
             Err(error) => {
                 self.finished = true;
                 self.pending.clear();
-                cache::frame("ERROR", error.status().to_string().as_bytes())
+                self.projection.frame_of("ERROR", &error.status())
             }
+        }
+    }
+
+    /// The line that all watchers without selectors get.
+    fn plain_line(&self, event: &CachedEvent) -> Bytes {
+        let projection = &self.projection;
+        match projection.encoding {
+            Encoding::Protobuf => {
+                event.plain_wire_frame(|event_type, bytes| projection.frame(event_type, bytes))
+            }
+            _ => event.plain_frame(),
         }
     }
 
@@ -416,7 +444,7 @@ impl Watcher {
                 json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
             }
         };
-        cache::frame("BOOKMARK", object.to_string().as_bytes())
+        self.projection.frame_of("BOOKMARK", &object)
     }
 
     /// What an event is for this watcher: an object may enter or leave the selection.
@@ -445,13 +473,12 @@ impl Watcher {
             Ok((events, reached)) => {
                 let translated: Vec<Pending> =
                     events.iter().filter_map(|event| self.translate(event)).collect();
-                self.pending.extend(translated);
+                self.push_all(translated);
                 self.cursor = reached;
             }
             Err(cache::Behind) => {
                 let gone = ApiError::expired(format!("too old resource version: {}", self.cursor));
-                let line = cache::frame("ERROR", gone.status().to_string().as_bytes());
-                self.pending.push_back(Pending::Line(line));
+                self.push(Pending::Line(self.projection.frame_of("ERROR", &gone.status())));
                 self.finished = true;
             }
         }
@@ -503,7 +530,7 @@ impl Watcher {
         } else if self.bookmarks.is_some() {
             self.bookmarks = Some(now + BOOKMARK_EVERY);
             if self.cursor > 0 {
-                self.pending.push_back(Pending::Line(self.bookmark(self.cursor, None)));
+                self.push(Pending::Line(self.bookmark(self.cursor, None)));
             }
         }
     }

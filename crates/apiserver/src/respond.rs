@@ -3,14 +3,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER, VARY, WARNING,
+};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
+use crate::cache;
 use crate::error::ApiError;
+
+pub(crate) mod compress;
+pub(crate) mod wire;
 
 /// Any failure of a body stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -48,44 +54,63 @@ pub(crate) enum Form {
     Metadata,
 }
 
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// The form everything has in the store.
+    Json,
+    /// For people.
+    Yaml,
+    /// Kubernetes' protobuf, which built-in kinds have besides.
+    Protobuf,
+}
+
 /// What the client accepts, best first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     pub(crate) form: Form,
-    pub(crate) yaml: bool,
+    pub(crate) encoding: Encoding,
 }
 
-/// Finds the first form this server speaks. 406 when there is none, for instance for a client that insists on protobuf.
-pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Accepted, ApiError> {
+/// Finds the first form this server speaks; `protobuf` says whether that is one for the kind. 406 when there is none,
+/// for instance for a client that insists on CBOR.
+pub(crate) fn negotiate(headers: &HeaderMap, protobuf: bool) -> Result<Accepted, ApiError> {
     let mut found_any = false;
     for header in headers.get_all(ACCEPT) {
         for range in header.to_str().unwrap_or_default().split(',').map(str::trim).filter(|r| !r.is_empty()) {
             found_any = true;
             let mut parts = range.split(';').map(str::trim);
-            let yaml = match parts.next().unwrap_or_default() {
-                "application/json" | "*/*" | "application/*" => false,
-                "application/yaml" | "application/x-yaml" | "text/yaml" => true,
+            let encoding = match parts.next().unwrap_or_default() {
+                "application/json" | "*/*" | "application/*" => Encoding::Json,
+                "application/yaml" | "application/x-yaml" | "text/yaml" => Encoding::Yaml,
+                wire::MEDIA_TYPE if protobuf => Encoding::Protobuf,
                 _ => continue,
             };
             let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
             let parameter = |name: &str| parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
             let form = match parameter("as") {
                 None => Form::Object,
-                Some("Table") => Form::Table,
+                // Rows carry cells of any type, which is more than protobuf can say.
+                Some("Table") if encoding != Encoding::Protobuf => Form::Table,
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::Metadata,
                 Some(_) => continue,
             };
-            return Ok(Accepted { form, yaml });
+            return Ok(Accepted { form, encoding });
         }
     }
     if found_any {
+        let types = if protobuf {
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+        } else {
+            "application/json, application/yaml"
+        };
         return Err(ApiError::new(
             StatusCode::NOT_ACCEPTABLE,
             "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml",
+            format!("only the following media types are accepted: {types}"),
         ));
     }
-    Ok(Accepted { form: Form::Object, yaml: false })
+    Ok(Accepted { form: Form::Object, encoding: Encoding::Json })
 }
 
 /// An answer of JSON bytes.
@@ -108,6 +133,17 @@ pub(crate) fn json_value(code: StatusCode, value: &Value) -> ApiResponse {
     json_bytes(code, value.to_string())
 }
 
+/// A streaming answer that holds something until its stream ends.
+pub(crate) fn holding(response: ApiResponse, held: impl Send + 'static) -> ApiResponse {
+    response.map(|body| {
+        body.map_frame(move |frame| {
+            let _held = &held;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
 /// An answer of plain text.
 pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> ApiResponse {
     let mut response = Response::new(full(text));
@@ -116,13 +152,58 @@ pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> ApiResponse {
     response
 }
 
-/// An answer of an error.
-pub(crate) fn error(error: &ApiError) -> ApiResponse {
-    let mut response = json_value(error.code, &error.status());
+/// A short name of some bytes, the same for the same bytes.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// An answer with its hash as `ETag`; for a client that has it already, only that (RFC 9110, 304).
+pub(crate) fn unless_known(
+    request: &HeaderMap,
+    hash: &str,
+    answer: impl FnOnce() -> ApiResponse,
+) -> ApiResponse {
+    let tag = format!("\"{hash}\"");
+    let known = request.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).any(|tags| {
+        tags.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|known| known == "*" || known == tag)
+    });
+    let mut response = if known {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        answer()
+    };
+    // A hash is hexadecimal digits.
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// An answer of an error, in the encoding the client asked for.
+pub(crate) fn error_in(encoding: Encoding, error: &ApiError) -> ApiResponse {
+    let wire = (encoding == Encoding::Protobuf).then(|| wire::status(error)).flatten();
+    let mut response = match wire {
+        Some(bytes) => {
+            let mut response = json_bytes(error.code, bytes);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(wire::MEDIA_TYPE));
+            response
+        }
+        None => json_value(error.code, &error.status()),
+    };
     if let Some(seconds) = error.details.as_ref().and_then(|d| d["retryAfterSeconds"].as_u64()) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// An answer of an error.
+pub(crate) fn error(error: &ApiError) -> ApiResponse {
+    error_in(Encoding::Json, error)
 }
 
 /// Adds `Warning` headers (RFC 7234, code 299), which kubectl shows.
@@ -147,6 +228,7 @@ pub(crate) fn to_yaml(value: &Value) -> Result<String, ApiError> {
 pub(crate) struct Projection {
     pub(crate) kind: Arc<Kind>,
     pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
     /// `includeObject` of a table request.
     pub(crate) include: Include,
 }
@@ -207,8 +289,35 @@ impl Projection {
         self.table(vec![self.row(object)], json!({"resourceVersion": revision}), first).to_string().into()
     }
 
-    /// A list.
-    pub(crate) fn list<'a>(&self, items: impl Iterator<Item = &'a Bytes>, metadata: &Value) -> Bytes {
+    /// A line or frame of a watch stream around the bytes of a projection.
+    pub(crate) fn frame(&self, event_type: &str, bytes: &[u8]) -> Bytes {
+        match self.encoding {
+            Encoding::Protobuf => wire::frame(&self.kind, event_type, &parse(bytes)),
+            _ => cache::frame(event_type, bytes),
+        }
+    }
+
+    /// A line or frame of a watch stream around a document.
+    pub(crate) fn frame_of(&self, event_type: &str, document: &Value) -> Bytes {
+        match self.encoding {
+            Encoding::Protobuf => wire::frame(&self.kind, event_type, document),
+            _ => cache::frame(event_type, document.to_string().as_bytes()),
+        }
+    }
+
+    /// A list, encoded as the client wants it.
+    pub(crate) fn list<'a>(
+        &self,
+        items: impl Iterator<Item = &'a Bytes> + Clone,
+        metadata: &Value,
+    ) -> Result<Bytes, ApiError> {
+        if self.encoding == Encoding::Protobuf {
+            return wire::list(&self.kind, self.form, items, metadata);
+        }
+        Ok(self.json_list(items, metadata))
+    }
+
+    fn json_list<'a>(&self, items: impl Iterator<Item = &'a Bytes> + Clone, metadata: &Value) -> Bytes {
         match self.form {
             Form::Object => {
                 let head = format!(
@@ -216,7 +325,9 @@ impl Projection {
                     self.kind.list_kind,
                     self.kind.api_version()
                 );
-                let mut out = Vec::with_capacity(64 * 1024);
+                // One allocation of the right size: growing would copy a large list several times.
+                let total: usize = items.clone().map(|item| item.len() + 1).sum();
+                let mut out = Vec::with_capacity(head.len() + total + 2);
                 out.extend_from_slice(head.as_bytes());
                 for (i, item) in items.enumerate() {
                     if i > 0 {
@@ -286,20 +397,34 @@ mod tests {
 
     #[test]
     fn negotiation() {
-        let check = |accept: &str| {
+        let check = |accept: &str, protobuf: bool| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, accept.parse().expect("a header"));
-            negotiate(&headers).map(|a| (a.form, a.yaml)).map_err(|e| e.code.as_u16())
+            negotiate(&headers, protobuf).map(|a| (a.form, a.encoding)).map_err(|e| e.code.as_u16())
         };
-        assert_eq!(check("application/json"), Ok((Form::Object, false)));
-        assert_eq!(check("application/vnd.kubernetes.protobuf, application/json"), Ok((Form::Object, false)));
-        assert_eq!(
-            check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json"),
-            Ok((Form::Table, false))
-        );
-        assert_eq!(check("application/json;as=Nonsense, */*"), Ok((Form::Object, false)));
-        assert_eq!(check("application/yaml"), Ok((Form::Object, true)));
-        assert_eq!(check("application/cbor"), Err(406));
-        assert_eq!(negotiate(&HeaderMap::new()).map(|a| a.form).ok(), Some(Form::Object));
+        use Encoding::{Json, Protobuf, Yaml};
+        let both = "application/vnd.kubernetes.protobuf, application/json";
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let wire_table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let wire_metadata =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+        let rows = [
+            ("application/json", true, Ok((Form::Object, Json))),
+            (both, true, Ok((Form::Object, Protobuf))),
+            (both, false, Ok((Form::Object, Json))),
+            ("application/vnd.kubernetes.protobuf", false, Err(406)),
+            ("application/vnd.kubernetes.protobuf;stream=watch", true, Ok((Form::Object, Protobuf))),
+            (table, true, Ok((Form::Table, Json))),
+            (wire_table, true, Ok((Form::Object, Json))),
+            (wire_metadata, true, Ok((Form::Metadata, Protobuf))),
+            ("application/json;as=Nonsense, */*", true, Ok((Form::Object, Json))),
+            ("application/yaml", true, Ok((Form::Object, Yaml))),
+            ("application/cbor", true, Err(406)),
+            ("application/cbor, application/vnd.kubernetes.protobuf", true, Ok((Form::Object, Protobuf))),
+        ];
+        for (accept, protobuf, expected) in rows {
+            assert_eq!(check(accept, protobuf), expected, "{accept}");
+        }
+        assert_eq!(negotiate(&HeaderMap::new(), true).map(|a| a.encoding).ok(), Some(Json));
     }
 }

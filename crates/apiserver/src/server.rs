@@ -1,11 +1,12 @@
 //! The API server: a stack of layers over one question, "what does this request come to?".
 //!
-//! In order: identify the request, authenticate, bound the work in flight, authorise, then route to discovery, an object
+//! In order: identify the request, authenticate, wait for a seat ([`crate::flow`]), authorise, then route to discovery, an object
 //! verb or a subresource. Nothing here knows a kind by name but the few subresources that only one kind has.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -13,23 +14,28 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use sampan_api::decode::{self, Strictness};
-use sampan_api::kind::Subresource;
+use sampan_api::kind::{Storage, Subresource};
 use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use crate::admission::Allocator;
+use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
+use crate::aggregation::Aggregator;
 use crate::auth::rbac::{Attributes, Rbac};
 use crate::auth::tokens::Tokens;
 use crate::auth::{ANONYMOUS, MASTERS, User};
 use crate::cache::WatchCache;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
+use crate::flow::FlowControl;
+use crate::health::Health;
+use crate::metrics::{self, Metrics, TimedStore};
+use crate::outbound::{Outbound, Resolver};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
-use crate::respond::{self, ApiBody, ApiResponse, Include, Projection};
+use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
 use crate::{discovery, openapi};
@@ -38,8 +44,6 @@ use crate::{discovery, openapi};
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Bytes beyond the limit that are read before the connection is cut.
 const MAX_DISCARDED: usize = 16 * 1024 * 1024;
-/// Requests worked on at once, watches and streams not counted: upstream's defaults are 400 reads and 200 writes.
-const MAX_IN_FLIGHT: usize = 600;
 /// Type of a delete's body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// Users and groups one impersonation may name.
@@ -70,9 +74,17 @@ pub struct ApiServer {
     pub(crate) rbac: Rbac,
     pub(crate) tokens: Tokens,
     pub(crate) allocator: Arc<Allocator>,
+    /// Who may charge the quotas of a namespace now.
+    pub(crate) quota_turns: Turns,
+    pub(crate) policies: Policies,
     pub(crate) config: ServerConfig,
-    pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
-    in_flight: Semaphore,
+    pub(crate) nodes: Arc<OnceLock<Arc<dyn NodeConnector>>>,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) aggregator: Aggregator,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Health,
+    flow: Arc<FlowControl>,
 }
 
 /// Why a server does not start.
@@ -99,21 +111,35 @@ impl ApiServer {
         let range = crate::admission::AddressRange::parse(&config.service_cidr).ok_or_else(|| {
             StartError::Config(format!("{} is no range of service addresses", config.service_cidr))
         })?;
+        let registry = Registry::built_in();
+        let metrics = Metrics::new(registry.kinds().iter().map(|kind| &**kind));
+        let store: Arc<dyn Store> = Arc::new(TimedStore::new(store, metrics.clone()));
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
+        let nodes: Arc<OnceLock<Arc<dyn NodeConnector>>> = Arc::default();
+        let identity = crate::aggregation::identity(pki).map_err(StartError::Config)?;
+        let outbound =
+            Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, Some(identity)));
         let server = Arc::new_cyclic(|me| Self {
+            webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone()),
+            aggregator: Aggregator::new(cache.clone()),
+            outbound,
             registry_changed: watch::Sender::new(0),
             me: me.clone(),
-            registry: RwLock::new(Arc::new(Registry::built_in())),
+            registry: RwLock::new(Arc::new(registry)),
             rbac: Rbac::new(cache.clone()),
             tokens,
             allocator: Allocator::new(range),
+            metrics,
+            health: Health::default(),
+            flow: FlowControl::new(cache.clone()),
+            quota_turns: Turns::default(),
+            policies: Policies::new(cache.clone()),
             cache,
             store,
             config,
-            nodes: OnceLock::new(),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            nodes,
         });
         for item in server.cache.resource("services").list("/services/") {
             if let Ok(service) = serde_json::from_slice(&item.bytes) {
@@ -121,6 +147,8 @@ impl ApiServer {
             }
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
+        crate::custom::follow(&server).await;
+        crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)
     }
 
@@ -141,6 +169,11 @@ impl ApiServer {
         let _ = self.nodes.set(connector);
     }
 
+    /// How hosts outside of the cluster are found when a webhook names one. Set once.
+    pub fn set_resolver(&self, resolver: Arc<dyn Resolver>) {
+        self.outbound.set_resolver(resolver);
+    }
+
     /// Called after an object has left the store.
     pub(crate) fn deleted(&self, kind: &Kind, object: &Value) {
         if kind.group.is_empty() && kind.plural == "services" {
@@ -150,42 +183,73 @@ impl ApiServer {
 
     /// Answers a request. `peer` is what the transport knows of the sender, for instance by a client certificate.
     pub async fn handle(self: Arc<Self>, request: Request<ApiBody>, peer: Option<User>) -> ApiResponse {
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let labels = self.metrics.labels(request.method(), &info, applies(request.headers()));
+        let long_running = is_long_running(&info);
+        let in_flight = (!long_running).then(|| self.metrics.begin(labels));
+        let start = Instant::now();
+        let metrics = self.metrics.clone();
+        let response = self.respond(request, info, peer).await;
+        drop(in_flight);
+        metrics.finish(labels, response.status(), (!long_running).then(|| start.elapsed()));
+        if long_running { respond::holding(response, metrics.open(labels)) } else { response }
+    }
+
+    async fn respond(
+        self: Arc<Self>,
+        request: Request<ApiBody>,
+        info: RequestInfo,
+        peer: Option<User>,
+    ) -> ApiResponse {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let answer = self.answer(request, peer);
+        let encoding = respond::negotiate(request.headers(), true).map_or(Encoding::Json, |a| a.encoding);
+        let gzip = reads && compress::reads_gzip(request.headers());
+        let answer = self.answer(request, info, peer);
         let result = if reads {
-            answer.await
+            match answer.await {
+                Ok(response) if gzip => compress::compressed(response).await,
+                other => other,
+            }
         } else {
             // A write does not end half-way because its client went away: what it holds belongs to what it stores. A
             // defect in one write is also no more than the failure of that write.
             let task = tokio::spawn(answer);
             task.await.unwrap_or_else(|e| Err(ApiError::internal(format!("the request failed: {e}"))))
         };
-        result.unwrap_or_else(|error| respond::error(&error))
+        result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
     async fn answer(
         self: Arc<Self>,
         request: Request<ApiBody>,
+        info: RequestInfo,
         peer: Option<User>,
     ) -> Result<ApiResponse, ApiError> {
-        let info = RequestInfo::parse(request.method(), request.uri());
         let user = self.authenticate(request.headers(), peer)?;
         let user = self.impersonate(request.headers(), user)?;
-        self.authorize(&user, &info)?;
-        let _permit = if is_long_running(&info) || is_platform(&user) {
+        // A watch takes a seat until its first events are there; streams are the business of their nodes.
+        let permit = if info.verb != "watch" && is_long_running(&info) {
             None
         } else {
-            Some(self.in_flight.try_acquire().map_err(|_| ApiError::too_many_requests())?)
+            Some(self.flow.acquire(&user, &info).await?)
         };
-        match &info.resource {
-            Some(path) => {
-                // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
-                // allocation keeps the connection's own future small.
-                let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
-                answer.await
-            }
-            None => self.plain(request.method(), request.headers(), &info),
+        let mut result = match self.authorize(&user, &info) {
+            Err(error) => Err(error),
+            Ok(()) if self.is_aggregated(&info) => self.aggregate(request, &info, &user).await,
+            Ok(()) => match &info.resource {
+                Some(path) => {
+                    // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
+                    // allocation keeps the connection's own future small.
+                    let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
+                    answer.await
+                }
+                None => self.plain(request.method(), request.headers(), &info).await,
+            },
+        };
+        if let (Ok(response), Some(permit)) = (&mut result, &permit) {
+            permit.name_itself(response.headers_mut());
         }
+        result
     }
 
     fn authenticate(&self, headers: &HeaderMap, peer: Option<User>) -> Result<User, ApiError> {
@@ -269,7 +333,7 @@ impl ApiServer {
     }
 
     /// Addresses that are no resources.
-    fn plain(
+    async fn plain(
         &self,
         method: &Method,
         headers: &HeaderMap,
@@ -280,25 +344,31 @@ impl ApiServer {
         }
         let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
         match segments.as_slice() {
-            ["healthz" | "livez" | "readyz", ..] => Ok(discovery::health(&info.query)),
+            path @ ["healthz" | "livez" | "readyz", ..] => self.healthy(path, &info.query).await,
             ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
-            ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), headers)),
-            ["openapi", "v3", rest @ ..] => openapi::v3(&self.registry(), rest),
+            ["metrics", "slis"] => Ok(respond::text(StatusCode::OK, self.service_levels().await)),
+            ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), &self.config.build, headers)),
+            ["openapi", "v3", rest @ ..] => openapi::v3(self, rest, headers, &info.query),
             _ => discovery::answer(self, &segments, headers),
         }
     }
 
     fn metrics(&self) -> String {
-        let mut out = String::new();
-        out.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
+        let mut out = String::with_capacity(64 * 1024);
+        metrics::family(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects.");
         for kind in self.registry().kinds().iter().filter(|k| k.stored()) {
-            let count = self.cache.resource(kind.stored_resource()).list(kind.store_prefix()).len();
-            out.push_str(&format!("apiserver_storage_objects{{resource=\"{}\"}} {count}\n", kind.resource()));
+            let count = self.cache.resource(kind.stored_resource()).len();
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {count}", kind.resource());
         }
-        let busy = MAX_IN_FLIGHT - self.in_flight.available_permits();
-        out.push_str("# HELP apiserver_current_inflight_requests Requests worked on now.\n# TYPE apiserver_current_inflight_requests gauge\n");
-        out.push_str(&format!("apiserver_current_inflight_requests {busy}\n"));
+        metrics::family(&mut out, "kubernetes_build_info", "gauge", "What this program is.");
+        let (version, build) = (sampan_api::schema::version(), metrics::escaped(&self.config.build));
+        let _ = writeln!(
+            out,
+            "kubernetes_build_info{{git_commit=\"{build}\",git_version=\"{version}+sampan\"}} 1"
+        );
+        self.metrics.render(&mut out);
+        self.flow.render(&mut out);
         out
     }
 
@@ -334,7 +404,20 @@ impl ApiServer {
             None => self.object_verb(request, info, path, &kind, View::Object, user).await,
             Some(subresource) => match View::of_subresource(subresource) {
                 Some(view) => self.object_verb(request, info, path, &kind, view, user).await,
-                None => self.subresource(request, info, path, &kind, subresource, user).await,
+                None => {
+                    // Of these only the ones that answer with a document come in other encodings.
+                    let answers = [Subresource::Binding, Subresource::Eviction, Subresource::Token];
+                    let encoding = if answers.contains(&subresource) {
+                        respond::negotiate(request.headers(), wire::speaks(&kind))?.encoding
+                    } else {
+                        Encoding::Json
+                    };
+                    let response = self.subresource(request, info, path, &kind, subresource, user).await?;
+                    match encoding {
+                        Encoding::Protobuf => wire::answer(&kind, response).await,
+                        _ => Ok(response),
+                    }
+                }
             },
         }
     }
@@ -348,10 +431,11 @@ impl ApiServer {
         view: View,
         user: &User,
     ) -> Result<ApiResponse, ApiError> {
-        let accepted = respond::negotiate(request.headers())?;
+        let accepted = respond::negotiate(request.headers(), wire::speaks(kind))?;
         let projection = Projection {
             kind: kind.clone(),
             form: accepted.form,
+            encoding: accepted.encoding,
             include: Include::parse(info.query.get("includeObject")),
         };
         let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
@@ -365,16 +449,17 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         let needs_name = matches!(info.verb, "update" | "patch");
-        if (!kind.stored() && info.verb != "create") || (needs_name && name.is_empty()) {
+        if (!kind.stored() && !kind.verbs().contains(&info.verb)) || (needs_name && name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
-        let response = match info.verb {
+        let mut response = match info.verb {
             "get" if view == View::Scale => {
                 let kv = self.store.get(&kind.store_key(namespace, name)).await?;
                 let kv = kv.ok_or_else(|| ApiError::not_found(kind, name))?;
                 let bytes = self.shown(kind, (&kv).into()).await?;
                 respond::json_bytes(StatusCode::OK, view.bytes(kind, bytes))
             }
+            "get" | "list" if kind.storage == Storage::Computed => self.computed(name, &projection).await?,
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,
             "watch" => return self.watch(kind, namespace, name, &info.query, projection).await,
@@ -383,7 +468,14 @@ impl ApiServer {
             }
             _ => return Err(ApiError::method_not_allowed()),
         };
-        if accepted.yaml { as_yaml(response).await } else { Ok(response) }
+        if let Some(deprecation) = &kind.deprecation {
+            respond::add_warnings(&mut response, std::slice::from_ref(deprecation));
+        }
+        match accepted.encoding {
+            Encoding::Json => Ok(response),
+            Encoding::Yaml => as_yaml(response).await,
+            Encoding::Protobuf => wire::answer(kind, response).await,
+        }
     }
 
     #[allow(clippy::too_many_arguments)] // One call site; bundling them would only rename the list.
@@ -403,6 +495,32 @@ impl ApiServer {
         let content_type = content_type(&parts.headers);
         let body = read_body(body).await?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
+        let result = self.written(&call, info, path, &content_type, body, projection).await;
+        for (key, value) in call.notes.annotations() {
+            tracing::debug!(user = user.name, path = info.path, key, value, "audit annotation");
+        }
+        // Who was warned and then refused should know both.
+        let warnings = call.notes.warnings();
+        match result {
+            Err(error) if !warnings.is_empty() => {
+                let mut response = respond::error(&error);
+                respond::add_warnings(&mut response, &warnings);
+                Ok(response)
+            }
+            result => result,
+        }
+    }
+
+    async fn written(
+        &self,
+        call: &WriteCall<'_>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        content_type: &str,
+        body: Bytes,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let (kind, view, user) = (call.kind, call.view, call.user);
         let mut strictness = Strictness::default();
         let type_name = view.document(kind).schema.type_name();
         let written = match info.verb {
@@ -413,31 +531,40 @@ impl ApiServer {
                 return Err(ApiError::method_not_allowed());
             }
             "create" => {
-                let mut document = read_document(&content_type, type_name, &body, &mut strictness)?;
+                let mut document = read_document(content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
+                    if kind.kind == "Binding" {
+                        return self.bind_named(&call, &document).await;
+                    }
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
                 }
-                self.create(&call, document, strictness).await?
+                self.create(call, document, strictness).await?
             }
             "update" => {
-                let document = read_document(&content_type, type_name, &body, &mut strictness)?;
-                self.change(&call, &Change::Replace(document), &strictness).await?
+                let document = read_document(content_type, type_name, &body, &mut strictness)?;
+                self.change(call, &Change::Replace(document), &strictness).await?
             }
-            "patch" => self.patch(&call, &content_type, &body).await?,
+            "patch" => self.patch(call, content_type, &body).await?,
             "delete" => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete(&call, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete(call, &options).await?;
                 let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
                 let (code, bytes) = deleted.answer(kind);
                 // A success status is no object of the kind and has no projection.
-                return Ok(respond::json_bytes(code, if gone { bytes } else { projection.object(&bytes) }));
+                let bytes = if gone { bytes } else { projection.object(&bytes) };
+                let mut response = respond::json_bytes(code, bytes);
+                respond::add_warnings(&mut response, &call.notes.warnings());
+                return Ok(response);
             }
             _ => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete_collection(&call, &info.query, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete_collection(call, &info.query, &options).await?;
                 let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
-                return Ok(respond::json_bytes(StatusCode::OK, projection.list(deleted.iter(), &metadata)));
+                let bytes = projection.list(deleted.iter(), &metadata)?;
+                let mut response = respond::json_bytes(StatusCode::OK, bytes);
+                respond::add_warnings(&mut response, &call.notes.warnings());
+                return Ok(response);
             }
         };
         let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };
@@ -461,22 +588,23 @@ impl ApiServer {
                 &mut strictness,
             )
         };
+        let custom = call.kind.schema.type_name().is_none();
         let change = match content_type {
             "application/json-patch+json" => Change::Json(document(false)?),
             "application/merge-patch+json" => Change::Merge(document(false)?),
-            "application/strategic-merge-patch+json" => Change::Strategic(document(false)?),
+            "application/strategic-merge-patch+json" if !custom => Change::Strategic(document(false)?),
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
                 let configuration = document(true)?;
                 return self.apply(call, configuration, strictness).await;
             }
-            other => {
+            _ => {
                 return Err(ApiError::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "UnsupportedMediaType",
                     format!(
-                        "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                         application/json-patch+json, application/merge-patch+json, \
-                         application/strategic-merge-patch+json, application/apply-patch+yaml"
+                        "the body of the request was in an unknown format - accepted media types include: \
+                         application/json-patch+json, application/merge-patch+json, {}application/apply-patch+yaml",
+                        if custom { "" } else { "application/strategic-merge-patch+json, " }
                     ),
                 ));
             }
@@ -501,9 +629,9 @@ fn is_long_running(info: &RequestInfo) -> bool {
         })
 }
 
-/// The platform's own parts and the administrator are never locked out by a crowd.
-fn is_platform(user: &User) -> bool {
-    user.is_in(MASTERS) || user.is_in("system:nodes") || user.name.starts_with("system:kube-")
+/// Whether a request is an apply, which is a verb of its own in metrics.
+fn applies(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/apply-patch"))
 }
 
 /// The sentence of a refused request, in upstream's words.

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use http::{Request, StatusCode};
 use sampan_api::decode::Strictness;
+use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
-use crate::admission::node_of;
+use crate::admission::{Operation, act, copy_topology_labels, node_of};
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
 use crate::books::seconds;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
-use crate::request::{RequestInfo, ResourcePath};
+use crate::request::{Query, RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse};
 use crate::server::{ApiServer, content_type, read_body, read_document};
 use crate::view::View;
-use crate::write::{WriteCall, parse};
+use crate::write::{Replaced, WriteCall, parse};
 
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;
@@ -51,6 +52,12 @@ impl ApiServer {
                 | Subresource::PortForward
                 | Subresource::Proxy
         ) {
+            if subresource != Subresource::Log {
+                let mut call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
+                call.intercepted = true;
+                let options = stream_options(&info.query, &path.rest, kind, subresource);
+                act(self, &call, Operation::Connect, subresource, None, options).await?;
+            }
             return self.proxy(request, info, path, kind, subresource).await;
         }
         if info.verb != "create" {
@@ -65,14 +72,32 @@ impl ApiServer {
             &body,
             &mut strictness,
         )?;
-        let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
-        call.conform(&body_type(subresource).into(), &mut document, &mut strictness)?;
+        let mut call =
+            WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
+        let schema = body_type(subresource).into();
+        call.conform(&schema, &mut document, &mut strictness)?;
+        let document = act(self, &call, Operation::Create, subresource, Some(&schema), document).await?;
+        // Webhooks have had their word about the action; what follows from it is the server's own doing.
+        call.intercepted = false;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,
             Subresource::Eviction => self.evict(&call, &document).await,
             Subresource::Token => self.token(&call, document).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// The older address of a binding: the pod is named in the document.
+    pub(crate) async fn bind_named(
+        &self,
+        call: &WriteCall<'_>,
+        binding: &Value,
+    ) -> Result<ApiResponse, ApiError> {
+        let pods = self.registry().find("", "v1", "pods").cloned().ok_or_else(ApiError::no_such_path)?;
+        let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+        let mut bind = WriteCall::internal(&pods, call.namespace, name, View::Object, call.user);
+        bind.dry_run = call.dry_run;
+        self.bind(&bind, binding).await
     }
 
     /// A pod gets its node, once.
@@ -112,8 +137,11 @@ impl ApiServer {
             for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
                 new["metadata"]["annotations"][key] = value.clone();
             }
-            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Resize, call.user);
-            if call.dry_run || self.replace(&write, &current, old, new, None).await?.is_some() {
+            copy_topology_labels(self, node, &mut new);
+            let write = WriteCall::internal(call.kind, call.namespace, call.name, View::Binding, call.user);
+            let stored = call.dry_run
+                || matches!(self.replace(&write, &current, old, new, None).await?, Replaced::Stored(_));
+            if stored {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 return Ok(respond::json_value(StatusCode::CREATED, &status));
             }
@@ -123,7 +151,7 @@ impl ApiServer {
 
     /// A polite delete. Disruption budgets join here.
     async fn evict(&self, call: &WriteCall<'_>, eviction: &Value) -> Result<ApiResponse, ApiError> {
-        let options = DeleteOptions::parse(&eviction["deleteOptions"], &crate::request::Query::default())?;
+        let options = DeleteOptions::parse(&eviction["deleteOptions"], &Query::default())?;
         self.delete(call, &options).await?;
         let status =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -138,7 +166,10 @@ impl ApiServer {
         }
         let lifetime = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
         if lifetime < MIN_SECONDS {
-            return Err(ApiError::bad_request("may not specify a duration less than 10 minutes"));
+            let mut errors = Errors::new();
+            let field = Path::new("spec").child("expirationSeconds");
+            errors.invalid(&field, lifetime, "may not specify a duration less than 10 minutes");
+            return Err(ApiError::invalid_of("authentication.k8s.io", "TokenRequest", "", &errors));
         }
         let lifetime = lifetime.min(MAX_SECONDS);
         let mut audiences: Vec<String> = request["spec"]["audiences"]
@@ -226,6 +257,37 @@ impl ApiServer {
         }
         Ok(uid)
     }
+}
+
+/// What a client asks of a stream, as admission sees it: `PodExecOptions` and its siblings.
+fn stream_options(query: &Query, rest: &str, kind: &Kind, subresource: Subresource) -> Value {
+    let what = match subresource {
+        Subresource::Exec => "ExecOptions",
+        Subresource::Attach => "AttachOptions",
+        Subresource::PortForward => "PortForwardOptions",
+        _ => "ProxyOptions",
+    };
+    let mut options = json!({"apiVersion": "v1", "kind": format!("{}{what}", kind.kind)});
+    match subresource {
+        Subresource::Exec | Subresource::Attach => {
+            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
+                options[flag] = true.into();
+            }
+            if let Some(container) = query.get("container") {
+                options["container"] = container.into();
+            }
+            if !query.all("command").is_empty() {
+                options["command"] = json!(query.all("command"));
+            }
+        }
+        Subresource::PortForward => {
+            let ports = query.all("ports").iter().flat_map(|text| text.split(','));
+            let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).collect();
+            options["ports"] = json!(ports);
+        }
+        _ => options["path"] = format!("/{rest}").into(),
+    }
+    options
 }
 
 /// Sets the condition `PodScheduled`.

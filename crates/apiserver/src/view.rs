@@ -26,6 +26,8 @@ pub(crate) enum View {
     Resize,
     /// Ephemeral containers of a pod.
     EphemeralContainers,
+    /// The node of a pod. Written by the server for `/binding`, which is an action and no document.
+    Binding,
 }
 
 /// Type, `apiVersion` and `kind` of a view's documents.
@@ -60,6 +62,7 @@ impl View {
             Self::Finalize => "finalize",
             Self::Resize => "resize",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Binding => "binding",
         }
     }
 
@@ -94,12 +97,12 @@ impl View {
 
     /// The object with a changed document put back into it.
     pub(crate) fn merge_into(self, kind: &Kind, old: &Value, document: Value) -> Value {
-        if self == Self::Object {
+        if matches!(self, Self::Object | Self::Binding) {
             return document;
         }
         let mut new = old.clone();
         match self {
-            Self::Object => {}
+            Self::Object | Self::Binding => {}
             Self::Status => copy_field(&mut new, &document, "status"),
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);

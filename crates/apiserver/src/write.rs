@@ -10,16 +10,17 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use sampan_api::decode::{DecodeError, Strictness};
+use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
 use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
 use sampan_api::patch::{self, PatchError, strategic};
-use sampan_api::registry::Kind;
+use sampan_api::registry::{Kind, Stored};
 use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, Notes, Operation};
 use crate::auth::User;
 use crate::books::{
     copy_field, durability, generate_name, is_finished, keep_books, manager_of, new_books, same_object,
@@ -34,6 +35,9 @@ use crate::view::{DocumentType, View};
 
 /// How often a server-made change is retried after somebody else was faster.
 const MAX_CONFLICTS: usize = 64;
+
+/// How many generated names may be taken before a create gives up.
+const MAX_TAKEN: usize = 8;
 
 /// What to do about fields nobody knows (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +57,16 @@ pub(crate) struct WriteCall<'a> {
     /// Nothing is stored.
     pub(crate) dry_run: bool,
     pub(crate) manager: String,
+    /// Whether the client said itself which manager it is.
+    names_manager: bool,
     field_validation: FieldValidation,
     /// `force` of an apply.
     force: bool,
     pub(crate) now: Timestamp,
+    /// What admission has to say beside its verdict.
+    pub(crate) notes: Notes,
+    /// Whether webhooks have a word: not about what the server itself writes.
+    pub(crate) intercepted: bool,
 }
 
 /// A finished write.
@@ -65,6 +75,24 @@ pub(crate) struct Written {
     /// The object (or its view) as stored.
     pub(crate) bytes: Bytes,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Written {
+    /// With the warnings of decoding and of admission.
+    fn new(call: &WriteCall<'_>, code: StatusCode, bytes: Bytes, mut warnings: Vec<String>) -> Self {
+        warnings.extend(call.notes.warnings());
+        Self { code, bytes, warnings }
+    }
+}
+
+/// What became of one attempt to replace an object.
+pub(crate) enum Replaced {
+    /// It is stored.
+    Stored(Bytes),
+    /// Somebody else changed the object meanwhile.
+    Modified,
+    /// Something that admission counted on has changed, such as the usage of a quota.
+    Again,
 }
 
 /// How a document changes.
@@ -118,9 +146,12 @@ impl<'a> WriteCall<'a> {
             user,
             dry_run,
             manager,
+            names_manager: query.get("fieldManager").is_some(),
             field_validation,
             force,
             now: Timestamp::now(),
+            notes: Notes::default(),
+            intercepted: true,
         })
     }
 
@@ -140,10 +171,29 @@ impl<'a> WriteCall<'a> {
             user,
             dry_run: false,
             manager: "sampan".to_owned(),
+            names_manager: true,
             field_validation: FieldValidation::Ignore,
             force: false,
             now: Timestamp::now(),
+            notes: Notes::default(),
+            intercepted: false,
         }
+    }
+
+    /// `CreateOptions` or `UpdateOptions` of `meta.k8s.io/v1`, as webhooks see them.
+    pub(crate) fn options(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldManager": self.manager});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        let validation = match self.field_validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        };
+        options["fieldValidation"] = validation.into();
+        options
     }
 
     fn key(&self) -> Arc<str> {
@@ -251,7 +301,8 @@ impl ApiServer {
         }
         let generated = document["metadata"]["name"].as_str().is_none_or(str::is_empty)
             && document["metadata"]["generateName"].as_str().is_some_and(|p| !p.is_empty());
-        for _ in 0..8 {
+        let (mut taken, mut conflicts) = (0, 0);
+        while taken < MAX_TAKEN && conflicts < MAX_CONFLICTS {
             let mut object = document.clone();
             if generated {
                 let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
@@ -259,20 +310,31 @@ impl ApiServer {
             }
             match self.create_once(call, object, None).await {
                 // A generated name that is taken is the server's bad luck, not the client's.
-                Err(e) if generated && e.reason == "AlreadyExists" => {}
-                other => return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings }),
+                Err(e) if generated && e.reason == "AlreadyExists" => taken += 1,
+                Ok(None) => conflicts += 1,
+                Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                Err(error) => return Err(error),
             }
+        }
+        if conflicts == MAX_CONFLICTS {
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(ApiError::modified(kind, name));
         }
         Err(ApiError::already_exists(kind, document["metadata"]["generateName"].as_str().unwrap_or_default()))
     }
 
+    /// One attempt to create an object. `None`: something that admission counted on has changed meanwhile.
     async fn create_once(
         &self,
         call: &WriteCall<'_>,
         mut object: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Option<Bytes>, ApiError> {
         let kind = call.kind;
+        if kind.closing {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why));
+        }
         new_books(&mut object, kind, call.now);
         if kind.has(Subresource::Status)
             && !kind.status_on_create
@@ -283,14 +345,7 @@ impl ApiServer {
         (kind.strategy.prepare_create)(&mut object);
         kind.schema.fill_in_defaults(&mut object);
         (kind.strategy.default)(&mut object);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: None,
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Create, None);
         let held = admission::mutate(&admission, &mut object).await?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
@@ -299,7 +354,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
-        admission::validate(&admission, &object)?;
+        let charges = admission::validate(&admission, &object).await?;
         let time = seconds(call.now);
         let manager = call.manager(kind.api_version(), &time);
         match merged {
@@ -311,7 +366,7 @@ impl ApiServer {
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
-                None => Ok(encode::with_revision(&object, self.store.revision().0)),
+                None => Ok(Some(encode::with_revision(&object, self.store.revision().0))),
             };
         }
         let mut compare = vec![Compare::Absent(key.clone())];
@@ -323,12 +378,16 @@ impl ApiServer {
             value: encode::for_store(&stored),
             durability: durability(kind, call.namespace),
         };
-        match self.store.transact(Transaction { compare, ops: vec![put] }).await? {
-            TransactionResult::Committed { mut puts, .. } => {
+        let mut ops = vec![put];
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { puts, .. } => {
                 held.commit();
-                let kv = puts.pop().ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(answer(&stored, &object, kv))
+                let kv = puts.into_iter().next();
+                let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
+                Ok(Some(self.as_written(kind, &stored, &object, kv).await?))
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
                 Err(ApiError::already_exists(kind, &name))
             }
@@ -369,18 +428,15 @@ impl ApiServer {
             check_uid(call, &old, &wanted)?;
             let new = call.view.merge_into(call.kind, &old, wanted);
             match self.replace(call, &current, old, new, None).await? {
-                Some(bytes) => {
-                    return Ok(Written {
-                        code: StatusCode::OK,
-                        bytes: call.view.bytes(call.kind, bytes),
-                        warnings,
-                    });
+                Replaced::Stored(bytes) => {
+                    let bytes = call.view.bytes(call.kind, bytes);
+                    return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                 }
-                None if conditional && matches!(change, Change::Replace(_)) => {
+                Replaced::Modified if conditional && matches!(change, Change::Replace(_)) => {
                     return Err(ApiError::modified(call.kind, call.name));
                 }
-                None if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
-                None => retries += 1,
+                _ if retries >= MAX_CONFLICTS => return Err(ApiError::modified(call.kind, call.name)),
+                _ => retries += 1,
             }
         }
     }
@@ -393,6 +449,11 @@ impl ApiServer {
         mut strictness: Strictness,
     ) -> Result<Written, ApiError> {
         let kind = call.kind;
+        if !call.names_manager {
+            let mut errors = Errors::new();
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+            return Err(ApiError::invalid_of("meta.k8s.io", "PatchOptions", "", &errors));
+        }
         call.conform(&kind.schema, &mut configuration, &mut strictness)?;
         let warnings = call.judge(strictness)?;
         if configuration["apiVersion"].is_null() || configuration["kind"].is_null() {
@@ -425,20 +486,37 @@ impl ApiServer {
             match (current, old) {
                 (Some(current), Some(old)) => {
                     let new = call.view.merge_into(kind, &old, new);
-                    if let Some(bytes) = self.replace(call, &current, old, new, Some(merged)).await? {
-                        return Ok(Written { code: StatusCode::OK, bytes, warnings });
+                    let replaced = self.replace(call, &current, old, new, Some(merged)).await?;
+                    if let Replaced::Stored(bytes) = replaced {
+                        return Ok(Written::new(call, StatusCode::OK, bytes, warnings));
                     }
                 }
                 _ if call.view != View::Object => return Err(ApiError::not_found(kind, call.name)),
                 _ => match self.create_once(call, new, Some(merged)).await {
                     Err(e) if e.reason == "AlreadyExists" => {}
-                    other => {
-                        return other.map(|bytes| Written { code: StatusCode::CREATED, bytes, warnings });
-                    }
+                    Ok(None) => {}
+                    Ok(Some(bytes)) => return Ok(Written::new(call, StatusCode::CREATED, bytes, warnings)),
+                    Err(error) => return Err(error),
                 },
             }
         }
         Err(ApiError::modified(kind, call.name))
+    }
+
+    /// What the writer gets: the stored bytes, or the object in the writer's version.
+    async fn as_written(
+        &self,
+        kind: &Kind,
+        stored: &Cow<'_, Value>,
+        object: &Value,
+        kv: KeyValue,
+    ) -> Result<Bytes, ApiError> {
+        match (stored, &kind.stored_as) {
+            (Cow::Borrowed(_), _) => Ok(kv.value),
+            // The rules of the version that is kept may have added to it.
+            (_, Stored::As(_)) => self.shown(kind, (&kv).into()).await,
+            _ => Ok(encode::with_revision(object, kv.mod_revision.0)),
+        }
     }
 
     /// The stored object a call is about.
@@ -446,7 +524,7 @@ impl ApiServer {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
     }
 
-    /// Completes, checks and stores the successor of an object. `None`: somebody else changed it meanwhile.
+    /// Completes, checks and stores the successor of an object.
     pub(crate) async fn replace(
         &self,
         call: &WriteCall<'_>,
@@ -454,7 +532,7 @@ impl ApiServer {
         old: Value,
         mut new: Value,
         merged: Option<Box<Merged>>,
-    ) -> Result<Option<Bytes>, ApiError> {
+    ) -> Result<Replaced, ApiError> {
         let kind = call.kind;
         keep_books(&mut new, &old);
         if call.view == View::Object && kind.has(Subresource::Status) {
@@ -465,14 +543,7 @@ impl ApiServer {
         }
         kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
-        let admission = Admission {
-            server: self,
-            kind,
-            namespace: call.namespace,
-            user: call.user,
-            old: Some(&old),
-            view: call.view,
-        };
+        let admission = Admission::of(self, call, Operation::Update, Some(&old));
         let held = admission::mutate(&admission, &mut new).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
         errors.extend(metadata::validate_update(&new, &old));
@@ -480,13 +551,16 @@ impl ApiServer {
             errors.extend((kind.strategy.validate)(&new));
         }
         errors.extend(kind.schema.validate(&new, Some(&old)));
+        if call.view == View::Status {
+            errors.extend((kind.strategy.validate_status)(&new, &old));
+        }
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
-        admission::validate(&admission, &new)?;
+        let charges = admission::validate(&admission, &new).await?;
         if kind.generation && !same_spec(kind, &new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();
@@ -498,10 +572,10 @@ impl ApiServer {
             None => apply::track_update(&kind.schema, Some(&old), &mut new, &manager),
         }
         if same_object(&new, &old) && is_current_form(kind, &current.value) {
-            return self.shown(kind, current.into()).await.map(Some);
+            return self.shown(kind, current.into()).await.map(Replaced::Stored);
         }
         if call.dry_run {
-            return Ok(Some(encode::with_revision(&new, current.mod_revision.0)));
+            return Ok(Replaced::Stored(encode::with_revision(&new, current.mod_revision.0)));
         }
         let key = current.key.clone();
         let stored = self.to_storage(kind, &new).await?;
@@ -514,29 +588,24 @@ impl ApiServer {
                 durability: durability(kind, call.namespace),
             }
         };
-        let compare = vec![Compare::ModRevision(key, current.mod_revision)];
-        match self.store.transact(Transaction { compare, ops: vec![op] }).await? {
-            TransactionResult::Committed { revision, mut puts } => {
+        let gone = matches!(op, Op::Delete { .. });
+        let (mut compare, mut ops) = (vec![Compare::ModRevision(key, current.mod_revision)], vec![op]);
+        charges.join(&mut compare, &mut ops);
+        match self.store.transact(Transaction { compare, ops }).await? {
+            TransactionResult::Committed { revision, puts } => {
                 held.commit();
-                match puts.pop() {
-                    Some(kv) => Ok(Some(answer(&stored, &new, kv))),
+                match puts.into_iter().next().filter(|_| !gone) {
+                    Some(kv) => Ok(Replaced::Stored(self.as_written(kind, &stored, &new, kv).await?)),
                     None => {
                         self.deleted(kind, &new);
-                        Ok(Some(encode::with_revision(&new, revision.0)))
+                        Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
                     }
                 }
             }
+            TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(Replaced::Again),
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
-            TransactionResult::Conflict { .. } => Ok(None),
+            TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
-    }
-}
-
-/// What the writer gets: the stored bytes, or the object in the writer's version.
-fn answer(stored: &Cow<'_, Value>, object: &Value, kv: KeyValue) -> Bytes {
-    match stored {
-        Cow::Borrowed(_) => kv.value,
-        Cow::Owned(_) => encode::with_revision(object, kv.mod_revision.0),
     }
 }
 

@@ -15,6 +15,7 @@ mod namespace;
 mod namespace_defaults;
 mod pod_collector;
 mod replica_set;
+mod resource_quota;
 
 use sampan_client::Informers;
 use tokio::task::JoinSet;
@@ -53,7 +54,11 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     endpoint_slice::start(&mut parts);
     namespace_defaults::start(&mut parts, config.ca_pem);
     pod_collector::start(&mut parts);
-    let on_gone = namespace::start(&mut parts, &catalog);
-    garbage::start(&mut parts, &catalog, on_gone);
+    let namespace_gone = namespace::start(&mut parts, &catalog);
+    let quota_gone = resource_quota::start(&mut parts, &catalog);
+    garbage::start(&mut parts, &catalog, move |namespace| {
+        namespace_gone(namespace);
+        quota_gone(namespace);
+    });
     Controllers { tasks: parts.tasks }
 }

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 
 use self::operations::PodIdentity;
+pub(crate) use self::worker::age;
 use self::worker::{Birth, Wake};
 use crate::context::Context;
 use crate::error::chain;

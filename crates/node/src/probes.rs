@@ -1,6 +1,9 @@
-//! How a container is asked whether it is well: a command, an HTTP request, a TCP connection.
+//! How a container is asked whether it is well: a command, an HTTP request, a TCP connection, a gRPC health check.
 //!
 //! One question, one answer; when and how often is the business of `pods::probing`.
+
+mod grpc;
+mod tls;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,12 +14,16 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sampan_runtime::{ContainerId, Runtime, RuntimeError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// HTTP hooks have no timeout of their own upstream but the client's; a container that never answers is given up here.
 pub(crate) const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Upstream reads at most this much of an answer (`maxRespBodyLength`).
 const BODY_LIMIT: usize = 10 * 1024;
+
+/// What probes call themselves.
+const USER_AGENT: &str = "kube-probe/1.36";
 
 /// Why a probe did not succeed; the text is shown to users.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +53,10 @@ pub(crate) async fn ask(
         let host = socket.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(pod_ip);
         let port = port(&socket.port, container)?;
         return connect(host, port, timeout).await.map(drop);
+    }
+    if let Some(action) = &probe.grpc {
+        let port = port(&IntOrString::Int(action.port), container)?;
+        return grpc::ask(pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
     }
     Err(failure("missing probe handler"))
 }
@@ -98,23 +109,22 @@ async fn connect(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, 
     }
 }
 
-/// One GET; any status from 200 to 399 is success. `https` is not spoken yet and fails with a message saying so.
+/// One GET; any status from 200 to 399 is success. With HTTPS any certificate will do.
 pub(crate) async fn http_get(
     get: &HTTPGetAction,
     container: &Container,
     pod_ip: &str,
     timeout: Duration,
 ) -> Result<(), ProbeFailure> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err(failure("probing over https is not supported by this version"));
-    }
+    let is_https = get.scheme.as_deref() == Some("HTTPS");
     let host = get.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(pod_ip);
     let port = port(&get.port, container)?;
     let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
-    let url = format!("http://{host}:{port}{path}");
+    let scheme = if is_https { "https" } else { "http" };
+    let url = format!("{scheme}://{host}:{port}{path}");
     let request = request(get, &path, host, port)?;
-    match tokio::time::timeout(timeout, exchange(request, host, port, timeout)).await {
+    match tokio::time::timeout(timeout, get_once(request, host, port, is_https, timeout)).await {
         Ok(Ok((status, _))) if (200..400).contains(&status) => Ok(()),
         Ok(Ok((status, _))) => Err(failure(format!("HTTP probe failed with statuscode: {status}"))),
         Ok(Err(cause)) => Err(failure(format!("Get \"{url}\": {cause}"))),
@@ -137,7 +147,7 @@ fn request(
         request = request.header("Host", format!("{host}:{port}"));
     }
     if !has("user-agent") {
-        request = request.header("User-Agent", "kube-probe/1.36");
+        request = request.header("User-Agent", USER_AGENT);
     }
     if !has("accept") {
         request = request.header("Accept", "*/*");
@@ -149,13 +159,26 @@ fn request(
     request.body(Empty::new()).map_err(|error| failure(format!("unusable request: {error}")))
 }
 
-async fn exchange(
+async fn get_once(
     request: http::Request<Empty<Bytes>>,
     host: &str,
     port: u16,
+    is_https: bool,
     timeout: Duration,
 ) -> Result<(u16, Bytes), ProbeFailure> {
     let stream = connect(host, port, timeout).await?;
+    if !is_https {
+        return exchange(request, stream).await;
+    }
+    let address = stream.peer_addr().map_err(|error| failure(error.to_string()))?.ip();
+    let stream = tls::begin(address, stream).await.map_err(|error| failure(error.to_string()))?;
+    exchange(request, stream).await
+}
+
+async fn exchange<S>(request: http::Request<Empty<Bytes>>, stream: S) -> Result<(u16, Bytes), ProbeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failure(error.to_string()))?;
@@ -231,6 +254,46 @@ mod tests {
             let get = HTTPGetAction { port: IntOrString::Int(port), ..HTTPGetAction::default() };
             let result = http_get(&get, &Container::default(), "127.0.0.1", Duration::from_secs(5)).await;
             assert_eq!(result, expected, "{answer}");
+        }
+    }
+
+    /// A server with a certificate nobody has signed.
+    async fn answer_once_with_tls(answer: &'static str) -> u16 {
+        let key = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).expect("certificate");
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private)
+            .expect("configuration");
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("accept");
+            let mut stream = acceptor.accept(stream).await.expect("handshake");
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn any_certificate_will_do() {
+        let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let rows = [(answer_once_with_tls(ok).await, true), (answer_once(ok).await, false)];
+        for (port, is_well) in rows {
+            let get = HTTPGetAction {
+                port: IntOrString::Int(i32::from(port)),
+                scheme: Some("HTTPS".into()),
+                ..HTTPGetAction::default()
+            };
+            let result = http_get(&get, &Container::default(), "127.0.0.1", Duration::from_secs(5)).await;
+            assert_eq!(result.is_ok(), is_well, "{result:?}");
         }
     }
 }

@@ -9,10 +9,13 @@ mod exec;
 pub(crate) mod logs;
 mod port_forward;
 mod query;
+mod remote_command;
 mod spdy;
+mod spdy_connection;
 mod stats;
 mod target;
 mod tunnel;
+mod upgrade;
 mod websocket;
 
 use std::convert::Infallible;

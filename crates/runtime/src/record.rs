@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cri::{ContainerConfig, ContainerId, ContainerState, PodSandboxConfig, SandboxId};
+use crate::failure::Failure;
 
 /// Where the records of one sandbox are.
 #[derive(Clone, Debug)]
@@ -146,6 +147,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) config: ContainerConfig,
 }
 
+/// Reason of a container whose program was never executed.
+const START_ERROR: &str = "StartError";
+
 /// `state.json` of a container; a container without it was created and never started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StateRecord {
@@ -201,10 +205,18 @@ impl StateRecord {
             state: ContainerState::Exited,
             finished_at: now,
             exit_code,
-            reason: "StartError".to_owned(),
+            reason: START_ERROR.to_owned(),
             message,
             ..Self::created()
         }
+    }
+
+    /// What a start that is asked for again, after it has happened, is told.
+    pub(crate) fn outcome_of_start(&self) -> Result<(), Failure> {
+        if self.reason == START_ERROR {
+            return Err(Failure { exit_code: self.exit_code, ..Failure::new(self.message.clone()) });
+        }
+        Ok(())
     }
 
     /// The supervisor ended first and took the truth along. `None` when this record already says how it ended, or
@@ -284,11 +296,16 @@ mod tests {
             assert_eq!(ended.started_at, 10);
             assert_eq!(ended.lost(30), None, "an end that was written is not rewritten");
         }
-        let lost = running.lost(30).expect("a running container is lost with its supervisor");
+        let lost = running.clone().lost(30).expect("a running container is lost with its supervisor");
         assert_eq!((lost.state, lost.exit_code), (ContainerState::Unknown, 137));
         assert_eq!(StateRecord::created().lost(30), None);
         let failed = StateRecord::start_failed(127, "no".into(), 5);
         assert_eq!((failed.state, failed.reason.as_str()), (ContainerState::Exited, "StartError"));
+        let outcome = failed.outcome_of_start().expect_err("the start had failed");
+        assert_eq!((outcome.exit_code, outcome.message.as_str()), (127, "no"));
+        for started in [running.clone(), running.exited(1, 0, 20)] {
+            assert!(started.outcome_of_start().is_ok(), "{started:?}");
+        }
     }
 
     #[test]

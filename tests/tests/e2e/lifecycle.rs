@@ -63,6 +63,49 @@ fn a_restart_finds_the_pods_again() {
     space.kubectl(&["rollout", "status", "deployment/web", "--timeout=50s"]).ok();
 }
 
+/// How often a cluster is killed and started again; an order that is left to chance shows after a few.
+const RESTARTS: u32 = 8;
+
+#[test]
+fn a_kill_before_a_sandbox_has_its_address_costs_no_later_container() {
+    let sleep = unique_sleep(9);
+    let space = Namespace::in_cluster(Arc::new(Cluster::start()), "addressless");
+    let cluster = space.cluster();
+    space.pod("p", &format!("exec {sleep}"));
+    space.wait_ready("p");
+    let first = processes(&sleep);
+    assert_eq!(first.len(), 1, "{first:?}");
+    cluster.kill();
+    // What a kill between making a sandbox and giving it an address leaves on the disk.
+    let mut addresses = Vec::new();
+    for sandbox in
+        std::fs::read_dir(cluster.data_dir().join("containers/sandboxes")).expect("records").flatten()
+    {
+        addresses.push(sandbox.path().join("addresses.json"));
+    }
+    addresses.retain(|path| path.exists());
+    assert_eq!(addresses.len(), 1, "{addresses:?}");
+    std::fs::remove_file(&addresses[0]).expect("a record can be removed");
+    cluster.up();
+    // The sandbox without an address is replaced, and its container with it.
+    eventually("the container runs in a new sandbox", || {
+        let now = processes(&sleep);
+        check(now.len() == 1 && now != first, format!("{now:?}"))
+    });
+    space.wait_ready("p");
+    let running = processes(&sleep);
+    for restart in 0..RESTARTS {
+        cluster.kill();
+        cluster.up();
+        // An answer of the pod's node: it has looked at its pods.
+        space.exec("p", "true").ok();
+        space.pod(&format!("later-{restart}"), "sleep 1000");
+        space.wait(&format!("pod/later-{restart}"), ".status.phase", "Running");
+        assert_eq!(processes(&sleep), running, "after restart {restart}: the same process");
+    }
+    assert_eq!(space.value("pod/p", ".status.containerStatuses[0].restartCount"), "1");
+}
+
 #[test]
 fn two_clusters_live_beside_each_other() {
     let spaces = [0, 1].map(|_| Namespace::in_cluster(Arc::new(Cluster::start()), "same-name"));

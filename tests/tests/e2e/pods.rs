@@ -180,10 +180,11 @@ fn names_of_the_pod() {
 #[test]
 fn containers_of_a_pod_share_the_network() {
     let space = Namespace::new("sidecar");
+    // A file, not a pipe: `nc` goes as soon as its peer has said everything, even if its own input has yet to come.
     let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
     "restartPolicy": ONCE,
     "containers": [
-        {"name": "server", "image": IMAGE, "args": ["-c", "echo shared | nc -l -p 7000"]},
+        {"name": "server", "image": IMAGE, "args": ["-c", "echo shared > /said; nc -l -p 7000 < /said"]},
         {"name": "client", "image": IMAGE, "args": ["-c", "until nc 127.0.0.1 7000 < /dev/null 2> /dev/null; do :; done"]},
     ]}});
     space.apply(&object).ok();

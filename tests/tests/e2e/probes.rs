@@ -8,7 +8,13 @@ const SERVER: &str = "mkdir /www; echo ok > /www/index.html; exec httpd -f -p 80
 #[test]
 fn readiness_by_every_kind_of_probe() {
     let space = Namespace::new("readiness");
+    let api = space.cluster().address().port();
     let rows: &[(&str, Value)] = &[
+        // The API itself: its certificate is signed by nobody the node would know as a prober.
+        (
+            "https",
+            json!({"httpGet": {"host": "127.0.0.1", "path": "/version", "port": api, "scheme": "HTTPS"}}),
+        ),
         ("http", json!({"httpGet": {"path": "/index.html", "port": 8080}})),
         ("named", json!({"httpGet": {"path": "/", "port": "web"}})),
         ("tcp", json!({"tcpSocket": {"port": 8080}})),

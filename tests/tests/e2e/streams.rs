@@ -1,10 +1,38 @@
 //! Bytes between a user and a container: logs, exec, attach, cp, port-forward.
+//!
+//! What clients do over WebSockets today they did over SPDY before Kubernetes 1.30; the tests of streams do both.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use sampan_tests::{Background, IMAGE, Namespace, check, command, eventually};
 use serde_json::json;
+
+/// Makes `kubectl` speak SPDY, as older clients do.
+const SPDY: &[(&str, &str)] =
+    &[("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+
+/// A namespace for each of the two protocols.
+fn both(name: &str) -> [Namespace; 2] {
+    [Namespace::new(name), Namespace::new(&format!("{name}-spdy")).with_environment(SPDY)]
+}
+
+#[test]
+fn each_protocol_is_spoken() {
+    let space = Namespace::new("protocols");
+    space.pod("p", "sleep 1000");
+    space.wait_ready("p");
+    let upgrades = |space: &Namespace| {
+        let done = space.kubectl(&["exec", "p", "--v=8", "--", "true"]);
+        assert_eq!(done.code, Some(0), "{done}");
+        let answers = done.stderr.lines().filter(|line| line.contains("Upgrade:"));
+        answers
+            .map(|line| line.rsplit(' ').next().unwrap_or_default().to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(upgrades(&space), ["websocket"]);
+    assert_eq!(upgrades(&space.with_environment(SPDY)), ["spdy/3.1"]);
+}
 
 #[test]
 fn logs() {
@@ -47,7 +75,10 @@ fn logs_are_followed_to_the_end() {
 
 #[test]
 fn exec() {
-    let space = Namespace::new("exec");
+    both("exec").iter().for_each(exec_in);
+}
+
+fn exec_in(space: &Namespace) {
     space.pod("p", "sleep 1000");
     space.wait_ready("p");
     let both = space.exec("p", "echo out; echo err >&2; exit 7");
@@ -66,9 +97,9 @@ fn exec() {
 
 /// `kubectl` below a terminal, which `script` makes.
 fn with_terminal(space: &Namespace, args: &str) -> Background {
-    let kubectl = space.cluster().kubectl_command(&[]);
+    let kubectl = space.kubectl_command(&[]);
     let program = kubectl.get_program().to_string_lossy().into_owned();
-    let line = format!("{program} --namespace {} {args}", space.name());
+    let line = format!("stty cols 101 rows 33; exec {program} --namespace {} {args}", space.name());
     let mut script = command("script", &["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
     for (name, value) in kubectl.get_envs().filter_map(|(name, value)| Some((name, value?))) {
         script.env(name, value);
@@ -78,13 +109,19 @@ fn with_terminal(space: &Namespace, args: &str) -> Background {
 
 #[test]
 fn exec_with_a_terminal() {
-    let space = Namespace::new("terminal");
+    both("terminal").iter().for_each(exec_with_a_terminal_in);
+}
+
+fn exec_with_a_terminal_in(space: &Namespace) {
     space.pod("p", "sleep 1000");
     space.wait_ready("p");
-    let mut session = with_terminal(&space, "exec -it p -- /bin/sh");
+    let mut session = with_terminal(space, "exec -it p -- /bin/sh");
     session.type_in("tty; echo sum $((40 + 2))\n");
     session.line_with("/dev/pts/");
     session.line_with("sum 42");
+    // It is told a moment after the start.
+    session.type_in("until test \"$(stty size)\" = '33 101'; do sleep 0.1; done; echo size $((30 + 3))\n");
+    session.line_with("size 33");
     // An interrupt character ends what runs in the foreground, not the session.
     session.type_in("sleep 777\n");
     eventually("the command runs", || {
@@ -100,7 +137,10 @@ fn exec_with_a_terminal() {
 
 #[test]
 fn attach() {
-    let space = Namespace::new("attach");
+    both("attach").iter().for_each(attach_in);
+}
+
+fn attach_in(space: &Namespace) {
     let script = "while read line; do echo got $line; done; echo end of input";
     let container = json!({"stdin": true, "stdinOnce": true});
     space.pod_with("p", script, container, json!({"restartPolicy": "Never"}));
@@ -128,10 +168,13 @@ fn run_and_remove() {
 
 #[test]
 fn copies() {
-    let space = Namespace::new("copies");
+    both("copies").iter().for_each(copies_in);
+}
+
+fn copies_in(space: &Namespace) {
     space.pod("p", "sleep 1000");
     space.wait_ready("p");
-    let directory = space.cluster().scratch().join("copies");
+    let directory = space.cluster().scratch().join(space.name());
     std::fs::create_dir_all(directory.join("tree/deep")).expect("a directory can be made");
     // Long enough for many messages, and different everywhere.
     let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -145,7 +188,10 @@ fn copies() {
 
 #[test]
 fn port_forward() {
-    let space = Namespace::new("forward");
+    both("forward").iter().for_each(port_forward_in);
+}
+
+fn port_forward_in(space: &Namespace) {
     let server = "mkdir /www; echo forwarded > /www/index.html; exec httpd -f -p 8080 -h /www";
     let probe = json!({"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}});
     space.pod_with("p", server, probe, json!({}));
@@ -158,8 +204,10 @@ fn port_forward() {
             space.kubectl_background(&["port-forward", "--address=127.0.0.1", target, &format!(":{port}")]);
         let line = forward.line_with("Forwarding from");
         let local = line.split(' ').find(|word| word.starts_with("127.0.0.1:")).expect("an address");
-        for _ in 0..3 {
-            let mut stream = TcpStream::connect(local).expect("the port is open");
+        // Several at once: all are open before the first one asks.
+        let streams: Vec<TcpStream> =
+            (0..3).map(|_| TcpStream::connect(local).expect("the port is open")).collect();
+        for mut stream in streams {
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request can be written");
             let mut answer = String::new();
             stream.read_to_string(&mut answer).expect("an answer can be read");

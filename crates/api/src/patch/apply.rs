@@ -294,7 +294,7 @@ impl Merged {
 /// Lays `configuration` over `live`.
 fn merge(live: &Value, configuration: &Value, shape: Shape<'_>) -> Value {
     match (shape, live, configuration) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Deduced, Value::Object(below), Value::Object(above)) => {
+        (shape, Value::Object(below), Value::Object(above)) if shape.has_fields() => {
             let mut out = below.clone();
             for (key, value) in above {
                 let merged = match below.get(key) {
@@ -305,14 +305,9 @@ fn merge(live: &Value, configuration: &Value, shape: Shape<'_>) -> Value {
             }
             Value::Object(out)
         }
-        (Shape::Keyed(keys, element), Value::Array(below), Value::Array(above)) => {
-            let below_shape = shape::of_value(element);
-            Value::Array(merge_lists(
-                below,
-                above,
-                |item| shape::element_key(keys, item),
-                |a, b| merge(a, b, below_shape),
-            ))
+        (Shape::Keyed(keyed), Value::Array(below), Value::Array(above)) => {
+            let below_shape = keyed.element();
+            Value::Array(merge_lists(below, above, |item| keyed.key(item), |a, b| merge(a, b, below_shape)))
         }
         (Shape::Set, Value::Array(below), Value::Array(above)) => {
             Value::Array(merge_lists(below, above, shape::value_key, |_, value| value.clone()))
@@ -358,17 +353,17 @@ fn remove(value: &mut Value, gone: &FieldSet, kept: &FieldSet, shape: Shape<'_>)
         return false;
     }
     match (shape, &mut *value) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Deduced, Value::Object(object)) => {
+        (shape, Value::Object(object)) if shape.has_fields() => {
             let before = object.len();
             remove_entries(object, gone, kept, shape);
             let emptied = object.is_empty() && before > 0;
             (gone.is_member() || emptied) && kept.is_empty()
         }
-        (Shape::Keyed(keys, element), Value::Array(items)) => {
-            let below = shape::of_value(element);
+        (Shape::Keyed(keyed), Value::Array(items)) => {
+            let below = keyed.element();
             let nothing = FieldSet::default();
             items.retain_mut(|item| {
-                let edge = shape::element_key(keys, item);
+                let edge = keyed.key(item);
                 let Some(gone) = gone.child(&edge) else { return true };
                 let kept = kept.child(&edge).unwrap_or(&nothing);
                 let whole = remove(item, gone, kept, below);

@@ -74,18 +74,16 @@ impl FieldSet {
     pub(super) fn of_value(value: &Value, shape: Shape<'_>) -> Self {
         let mut set = Self::default();
         match (shape, value) {
-            (Shape::Struct(_) | Shape::Map(_) | Shape::Deduced, Value::Object(object))
-                if !object.is_empty() =>
-            {
+            (shape, Value::Object(object)) if shape.has_fields() && !object.is_empty() => {
                 for (key, value) in object {
                     set.insert_child(format!("f:{key}"), Self::of_value(value, shape::of_entry(shape, key)));
                 }
             }
-            (Shape::Keyed(keys, element), Value::Array(items)) if !items.is_empty() => {
+            (Shape::Keyed(keyed), Value::Array(items)) if !items.is_empty() => {
                 for item in items {
-                    let mut child = Self::of_value(item, shape::of_value(element));
+                    let mut child = Self::of_value(item, keyed.element());
                     child.member = true;
-                    set.insert_child(shape::element_key(keys, item), child);
+                    set.insert_child(keyed.key(item), child);
                 }
             }
             (Shape::Set, Value::Array(items)) if !items.is_empty() => {
@@ -238,7 +236,7 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Shape<'_>) -> Comparison 
         return out;
     }
     match (shape, old, new) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Deduced, Value::Object(before), Value::Object(after)) => {
+        (shape, Value::Object(before), Value::Object(after)) if shape.has_fields() => {
             for (key, value) in after {
                 let below = shape::of_entry(shape, key);
                 let difference = match before.get(key) {
@@ -254,11 +252,11 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Shape<'_>) -> Comparison 
                     .insert_child(format!("f:{key}"), FieldSet::of_value(value, shape::of_entry(shape, key)));
             }
         }
-        (Shape::Keyed(keys, element), Value::Array(before), Value::Array(after)) => {
+        (Shape::Keyed(keyed), Value::Array(before), Value::Array(after)) => {
             let index = |items: &[Value]| -> BTreeMap<String, Value> {
-                items.iter().map(|item| (shape::element_key(keys, item), item.clone())).collect()
+                items.iter().map(|item| (keyed.key(item), item.clone())).collect()
             };
-            let below = shape::of_value(element);
+            let below = keyed.element();
             let item_set = |item: &Value| {
                 let mut set = FieldSet::of_value(item, below);
                 set.member = true;

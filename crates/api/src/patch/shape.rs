@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use crate::schema::{Field, FieldType, ListType, Schema, Type, Types};
+use crate::structural::{ListKind, Node};
 
 /// What two writers of a value share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) enum Shape<'a> {
     /// Nothing: one owner for the whole value.
     Atomic,
@@ -16,17 +17,60 @@ pub(super) enum Shape<'a> {
     /// Each value of a list.
     Set,
     /// Each element of a list, found by its key fields.
-    Keyed(&'a [&'static str], &'a FieldType),
+    Keyed(Keyed<'a>),
+    /// Each field of an object that a custom resource's schema describes.
+    Custom(&'a Node),
     /// No type known: objects by field, everything else whole.
     Deduced,
 }
 
+/// A list whose elements are found by some of their fields.
+#[derive(Clone, Copy)]
+pub(super) enum Keyed<'a> {
+    /// Of a built-in type: names of the keys, type of the elements.
+    Table(&'a [&'static str], &'a FieldType),
+    /// Of a custom resource: names of the keys, schema of the elements.
+    Custom(&'a [String], &'a Node),
+}
+
+impl<'a> Keyed<'a> {
+    /// The name of an element among its siblings, as `managedFields` writes it: `k:{"name":"x"}`.
+    pub(super) fn key(self, element: &Value) -> String {
+        match self {
+            Self::Table(keys, _) => element_key(keys.iter().copied(), element, |key| {
+                KEY_DEFAULTS.iter().find(|(name, _)| *name == key).map(|(_, value)| Value::from(*value))
+            }),
+            Self::Custom(keys, items) => element_key(keys.iter().map(String::as_str), element, |key| {
+                items.property(key).and_then(Node::default_value).cloned()
+            }),
+        }
+    }
+
+    /// The shape of the elements.
+    pub(super) fn element(self) -> Shape<'a> {
+        match self {
+            Self::Table(_, type_) => of_value(type_),
+            Self::Custom(_, items) => of_node(items),
+        }
+    }
+}
+
 impl Shape<'_> {
+    /// Whether objects of the shape are shared field by field.
+    pub(super) fn has_fields(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_) | Self::Custom(_) | Self::Deduced)
+    }
+
     /// The shape of a whole object of a kind.
     pub(super) fn of_schema(schema: &Schema) -> Shape<'_> {
         match schema {
-            Schema::Table(name) => Types::get().type_(name).map_or(Shape::Deduced, Shape::Struct),
+            Schema::Table(name) => Shape::of_table_type(name),
+            Schema::Custom(custom) => Shape::Custom(custom.structural.root()),
         }
+    }
+
+    fn of_table_type(name: &str) -> Shape<'static> {
+        Types::get().type_(name).map_or(Shape::Deduced, Shape::Struct)
     }
 }
 
@@ -38,7 +82,7 @@ pub(super) fn of_field(field: &Field) -> Shape<'_> {
     match (&field.type_, &field.list) {
         (FieldType::List(_), ListType::Atomic) => Shape::Atomic,
         (FieldType::List(_), ListType::Set) => Shape::Set,
-        (FieldType::List(element), ListType::Map(keys)) => Shape::Keyed(keys, element),
+        (FieldType::List(element), ListType::Map(keys)) => Shape::Keyed(Keyed::Table(keys, element)),
         (type_, _) => of_value(type_),
     }
 }
@@ -63,25 +107,50 @@ pub(super) fn of_entry<'a>(shape: Shape<'a>, key: &str) -> Shape<'a> {
     match shape {
         Shape::Struct(type_) => type_.field(key).map_or(Shape::Deduced, of_field),
         Shape::Map(entry) => of_value(entry),
+        Shape::Custom(node) => of_property(node, key),
         _ => Shape::Deduced,
     }
+}
+
+/// The shape of a property of a custom resource. Metadata is described by the schema of no definition.
+fn of_property<'a>(node: &'a Node, key: &str) -> Shape<'a> {
+    match node.property(key).or_else(|| node.additional()) {
+        Some(property) => of_node(property),
+        None if key == "metadata" => Shape::of_table_type(OBJECT_META),
+        None => Shape::Deduced,
+    }
+}
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// The shape of a place in a custom resource's schema.
+fn of_node(node: &Node) -> Shape<'_> {
+    if node.is_array() {
+        return match (node.list_type(), node.items()) {
+            (ListKind::Set, _) => Shape::Set,
+            (ListKind::Map(keys), Some(items)) => Shape::Keyed(Keyed::Custom(keys, items)),
+            _ => Shape::Atomic,
+        };
+    }
+    if node.is_object() {
+        return if node.is_map_atomic() { Shape::Atomic } else { Shape::Custom(node) };
+    }
+    if node.preserves_unknown() { Shape::Deduced } else { Shape::Atomic }
 }
 
 /// Key fields that may be left out and then have this value. The published schemas give a default to this one only.
 const KEY_DEFAULTS: &[(&str, &str)] = &[("protocol", "TCP")];
 
-/// The name of a list element among its siblings, as `managedFields` writes it: `k:{"name":"x"}`.
-pub(super) fn element_key(keys: &[&str], element: &Value) -> String {
+fn element_key<'k>(
+    keys: impl Iterator<Item = &'k str>,
+    element: &Value,
+    default: impl Fn(&str) -> Option<Value>,
+) -> String {
     let mut identity = Map::new();
     for key in keys {
-        let value = match element.get(key) {
-            Some(value) => value.clone(),
-            None => match KEY_DEFAULTS.iter().find(|(name, _)| name == key) {
-                Some((_, default)) => Value::from(*default),
-                None => continue,
-            },
-        };
-        identity.insert((*key).to_owned(), value);
+        if let Some(value) = element.get(key).cloned().or_else(|| default(key)) {
+            identity.insert(key.to_owned(), value);
+        }
     }
     format!("k:{}", Value::Object(identity))
 }

@@ -20,6 +20,10 @@ pub(super) fn name_label(admission: &Admission<'_>, object: &mut Value) -> Resul
     Ok(())
 }
 
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
+}
+
 /// No object is created in a namespace that does not exist or is being deleted.
 /// The store is asked, not the cache: a namespace made a moment ago counts.
 pub(super) async fn lifecycle(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
@@ -27,7 +31,14 @@ pub(super) async fn lifecycle(admission: &Admission<'_>, object: &Value) -> Resu
         return Ok(());
     }
     let namespace = admission.server.store.get(&namespace_key(admission.namespace)).await?;
-    let namespace = parse(&namespace.ok_or_else(|| namespace_missing(admission.namespace))?)?;
+    let namespace = namespace.ok_or_else(|| namespace_missing(admission.namespace))?;
+    // The plug-ins after this one see the namespace as the store has it.
+    admission.namespace_bytes.get_or_init(|| namespace.value.clone());
+    // Every create comes by here; what does not even contain the word need not be read.
+    if !contains(&namespace.value, b"\"deletionTimestamp\"") {
+        return Ok(());
+    }
+    let namespace = parse(&namespace)?;
     if namespace["metadata"]["deletionTimestamp"].is_null() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
-//! NodeRestriction: a node touches only itself, its heartbeat and the pods bound to it.
+//! Nodes: a node touches only itself, its heartbeat and the pods bound to it (NodeRestriction), and gets no pods before it
+//! is ready (TaintNodesByCondition).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Admission;
 use crate::auth::User;
@@ -68,4 +69,57 @@ pub(super) fn restrict_delete(admission: &Admission<'_>, old: &Value) -> Result<
         return Ok(());
     }
     Err(admission.forbidden(old, format!("node \"{node}\" can only delete what belongs to it")))
+}
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+
+/// A new node that does not say that it is ready gets no pods. Our own node agent registers when it is ready and comes
+/// with that condition; a kubelet does not. The taint goes when a loop that follows the conditions of nodes takes it off.
+pub(super) fn new_taint(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
+    if admission.creates("", "nodes") && !is_ready(object) {
+        taint(object);
+    }
+    Ok(())
+}
+
+fn is_ready(node: &Value) -> bool {
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+fn taint(node: &mut Value) {
+    if !node["spec"].is_object() {
+        node["spec"] = json!({});
+    }
+    let taints = &mut node["spec"]["taints"];
+    if !taints.is_array() {
+        *taints = json!([]);
+    }
+    if let Some(taints) = taints.as_array_mut() {
+        let present = |taint: &Value| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule";
+        if !taints.iter().any(present) {
+            taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_ready_is_tainted_once() {
+        let ready = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        for (node, expected) in [(ready("True"), true), (ready("False"), false), (json!({}), false)] {
+            assert_eq!(is_ready(&node), expected, "{node}");
+        }
+        let mut node = json!({"spec": {"taints": [{"key": "own", "effect": "NoExecute"}]}});
+        taint(&mut node);
+        taint(&mut node);
+        let expected = json!([
+            {"key": "own", "effect": "NoExecute"},
+            {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
+        ]);
+        assert_eq!(node["spec"]["taints"], expected);
+    }
 }

@@ -83,7 +83,8 @@ fn mount_token(spec: &mut Value) {
         .unwrap_or_else(|| format!("kube-api-access-{}", &uuid::Uuid::new_v4().simple().to_string()[..5]));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        // Not by index: that would leave a null where there is no such list.
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounts =
                 container.as_object_mut().map(|c| c.entry("volumeMounts").or_insert_with(|| json!([])));
             let Some(mounts) = mounts.and_then(Value::as_array_mut) else { continue };
@@ -153,6 +154,13 @@ pub(super) fn priority(admission: &Admission<'_>, object: &mut Value) -> Result<
         let why = format!(
             "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
             object["spec"]["priority"]
+        );
+        return Err(admission.forbidden(object, why));
+    }
+    if object["spec"]["preemptionPolicy"].as_str().is_some_and(|given| given != policy) {
+        let why = format!(
+            "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
+            object["spec"]["preemptionPolicy"].as_str().unwrap_or_default()
         );
         return Err(admission.forbidden(object, why));
     }

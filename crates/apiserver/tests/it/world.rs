@@ -6,6 +6,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use sampan_apiserver::{ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
 use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use sampan_store::{Durability, Op, Store, Transaction};
 use serde_json::Value;
 use tempfile::TempDir;
 use tower::Service as _;
@@ -13,7 +14,9 @@ use tower::Service as _;
 /// A running API server.
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
-    _directory: TempDir,
+    pub(crate) pki: Pki,
+    store: Arc<dyn Store>,
+    directory: Arc<TempDir>,
 }
 
 /// An answer, read to its end.
@@ -41,6 +44,15 @@ impl World {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default())
             .expect("a store");
+        Self::over(store, Arc::new(directory)).await
+    }
+
+    /// Another server over the same store, as a second process would be.
+    pub(crate) async fn beside(&self) -> Self {
+        Self::over(self.store.clone(), self.directory.clone()).await
+    }
+
+    async fn over(store: Arc<dyn Store>, directory: Arc<TempDir>) -> Self {
         let pki = Pki::open(&directory.path().join("pki")).expect("keys");
         let config = ServerConfig {
             service_cidr: "10.43.0.0/24".to_owned(),
@@ -48,8 +60,34 @@ impl World {
             cluster_domain: "cluster.local".to_owned(),
             build: "test".to_owned(),
         };
-        let server = ApiServer::start(store, config, &pki).await.expect("starts");
-        Self { server, _directory: directory }
+        let server = ApiServer::start(store.clone(), config, &pki).await.expect("starts");
+        Self { server, pki, store, directory }
+    }
+
+    /// Puts an object into the store past the pipeline, and waits until the server shows it. For objects whose own kind is
+    /// not what the test is about.
+    pub(crate) async fn seed(&self, key: &str, object: &Value) {
+        let value = sampan_store::Value { bytes: object.to_string().into(), splice_at: None };
+        let put = Op::Put { key: key.into(), value, durability: Durability::Durable };
+        self.store.transact(Transaction { compare: Vec::new(), ops: vec![put] }).await.expect("stored");
+        self.settle().await;
+    }
+
+    /// [`World::seed`] for an object of the whole cluster.
+    pub(crate) async fn install(&self, resource: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        self.seed(&format!("/{resource}/{name}"), object).await;
+    }
+
+    /// An object as the store has it.
+    pub(crate) async fn stored(&self, key: &str) -> Value {
+        let found = self.store.get(key).await.expect("the store answers").expect("an object");
+        serde_json::from_slice(&found.value).expect("JSON")
+    }
+
+    /// Waits until the server's cache shows everything that is stored: a consistent list does.
+    pub(crate) async fn settle(&self) {
+        self.get("/api/v1/namespaces").await.expect(200);
     }
 
     pub(crate) async fn raw(
@@ -80,6 +118,10 @@ impl World {
             .body(Full::new(body.into()))
             .expect("a request");
         let response = self.raw(user, request).await;
+        self.read(response).await
+    }
+
+    pub(crate) async fn read(&self, response: http::Response<ApiBody>) -> Answer {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();
         let body = serde_json::from_slice(&bytes)

@@ -64,6 +64,12 @@ pub(crate) async fn run(birth: Birth) {
     worker.run(receiver).await;
 }
 
+/// Sorts a pod's sandboxes, oldest first. Time decides between equal attempts: were the newest one, with the containers
+/// in it, taken for an older one, it would be stopped as a left-over.
+pub(crate) fn age(sandbox: &PodSandbox) -> (u32, i64) {
+    (sandbox.metadata.attempt, sandbox.created_at)
+}
+
 struct Worker {
     context: Arc<Context>,
     operations: Arc<Operations>,
@@ -99,7 +105,7 @@ impl Worker {
         mut sandboxes: Vec<PodSandbox>,
         sender: mpsc::UnboundedSender<Wake>,
     ) -> Self {
-        sandboxes.sort_by_key(|sandbox| sandbox.metadata.attempt);
+        sandboxes.sort_by_key(age);
         let model = Arc::new(PodModel::new(pod));
         let observed = Observed {
             next_sandbox: sandboxes.last().map_or(0, |sandbox| sandbox.metadata.attempt + 1),
@@ -250,10 +256,9 @@ impl Worker {
             } else {
                 known.iter().map(ToString::to_string).collect()
             };
-            if addresses.is_empty() {
-                // The agent ended between making the sandbox and giving it an address: made again by the same attempt.
-                self.observed.next_sandbox = found.metadata.attempt;
-            } else {
+            // Without one, the agent ended between making the sandbox and giving it an address. It holds no container
+            // yet; the next attempt takes its place.
+            if !addresses.is_empty() {
                 self.observed.sandbox = Some(Sandbox { id: newest, addresses });
                 self.observed.sandbox_step = Step::Done;
             }

@@ -4,29 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use sampan_runtime::{Reader, RuntimeError, StreamOptions, Streams, Writer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::HttpError;
 use super::body::NodeBody;
-use super::channel::{self, ClientMessage, PROTOCOLS, STDERR, STDOUT};
+use super::channel::{self, ClientMessage, ERROR, PROTOCOLS, SPDY_PROTOCOLS, STDERR, STDOUT};
 use super::query::Query;
+use super::remote_command::{self, Client, LEAVES_WITHIN, Piece};
 use super::target::{self, Address};
-use super::websocket::{self, Socket, Upgrade};
+use super::upgrade::{self, Upgrade};
 use crate::context::Context;
 use crate::error::chain;
 
 /// Bytes taken from a process at once.
 const PIECE: usize = 32 * 1024;
-/// Pieces on their way to a slow client; beyond, the process waits.
-const PIECES: usize = 8;
 /// How long output is still read after the process ended: a child it left behind may hold the streams open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -57,10 +53,9 @@ pub(crate) async fn exec(
         return Err(HttpError::bad_request("you must specify a command"));
     }
     let run = target::running(&context, &address).await?;
-    let (response, upgrade) = websocket::accept(&mut request, PROTOCOLS)?;
+    let (response, upgrade) = upgrade::accept(&mut request, PROTOCOLS, SPDY_PROTOCOLS)?;
     tokio::spawn(async move {
-        let streams = context.runtime.exec(&run.id, command, options).await;
-        serve(upgrade, streams).await;
+        serve(upgrade, &options, context.runtime.exec(&run.id, command, options.clone())).await;
     });
     Ok(response)
 }
@@ -73,85 +68,73 @@ pub(crate) async fn attach(
 ) -> Result<Response<NodeBody>, HttpError> {
     let options = options(&Query::parse(request.uri().query()))?;
     let run = target::running(&context, &address).await?;
-    let (response, upgrade) = websocket::accept(&mut request, PROTOCOLS)?;
+    let (response, upgrade) = upgrade::accept(&mut request, PROTOCOLS, SPDY_PROTOCOLS)?;
     tokio::spawn(async move {
-        let streams = context.runtime.attach(&run.id, options).await;
-        serve(upgrade, streams).await;
+        serve(upgrade, &options, context.runtime.attach(&run.id, options.clone())).await;
     });
     Ok(response)
 }
 
-async fn serve(upgrade: Upgrade, streams: Result<Streams, RuntimeError>) {
-    let protocol = upgrade.protocol;
-    let mut socket = match upgrade.socket().await {
-        Ok(socket) => socket,
+/// Waits for the client, then begins.
+async fn serve(
+    upgrade: Upgrade,
+    options: &StreamOptions,
+    begin: impl Future<Output = Result<Streams, RuntimeError>>,
+) {
+    let protocol = upgrade.protocol();
+    let client = match Client::connect(upgrade, options).await {
+        Ok(client) => client,
         Err(error) => {
-            tracing::debug!(%error, "a client left before its command started");
+            tracing::debug!(error = chain(&error), "a client left before its command started");
             return;
         }
     };
-    match streams {
-        Ok(streams) => carry(socket, streams, protocol).await,
-        Err(error) => {
-            let message = channel::failure(protocol, &chain(&error));
-            // A client that is gone cannot be told.
-            let _ = socket.send(Message::Binary(message)).await;
-            let _ = socket.close(Some(websocket::normal_close())).await;
-        }
+    match begin.await {
+        Ok(streams) => carry(client, streams, protocol).await,
+        Err(error) => client.refuse(protocol, &chain(&error)).await,
     }
 }
 
 /// Carries streams between client and process until the process has ended or the client has gone.
-async fn carry(socket: Socket, streams: Streams, protocol: &'static str) {
-    let (sink, source) = socket.split();
-    let (messages, outgoing) = mpsc::channel::<Bytes>(PIECES);
-    let writer = tokio::spawn(write_messages(sink, outgoing));
+async fn carry(client: Client, streams: Streams, protocol: &'static str) {
+    let Client { incoming, outgoing, writer } = client;
     let mut pumps = JoinSet::new();
     for (channel, reader) in [(STDOUT, streams.stdout), (STDERR, streams.stderr)] {
         if let Some(reader) = reader {
-            pumps.spawn(pump(channel, reader, messages.clone()));
+            pumps.spawn(pump(channel, reader, outgoing.clone()));
         }
     }
-    let mut client = tokio::spawn(read_messages(source, streams.stdin, streams.resize));
+    let mut listener = tokio::spawn(listen(incoming, streams.stdin, streams.resize));
     tokio::select! {
         exit = streams.exit => {
             // No code: the runtime lost the process.
             let code = exit.unwrap_or(137);
             let drained = async { while pumps.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(DRAIN, drained).await;
-            if let Some(message) = channel::outcome(protocol, code) {
-                let _ = messages.send(message).await;
+            if let Some(outcome) = channel::outcome(protocol, code) {
+                let _ = outgoing.send((ERROR, outcome)).await;
             }
             drop(pumps);
-            drop(messages);
+            drop(outgoing);
             let _ = writer.await;
-            client.abort();
+            // It goes on listening until the client has left.
+            let _ = tokio::time::timeout(LEAVES_WITHIN, &mut listener).await;
+            listener.abort();
         }
-        _ = &mut client => {
+        _ = &mut listener => {
             // The client is gone; dropping the streams tells the runtime.
             writer.abort();
         }
     }
 }
 
-async fn write_messages(mut sink: SplitSink<Socket, Message>, mut outgoing: mpsc::Receiver<Bytes>) {
-    while let Some(message) = outgoing.recv().await {
-        if sink.send(Message::Binary(message)).await.is_err() {
-            return;
-        }
-    }
-    // Clients take a close without a code for a broken connection.
-    let _ = sink.send(Message::Close(Some(websocket::normal_close()))).await;
-    let _ = sink.close().await;
-}
-
-async fn pump(channel: u8, mut reader: Reader, messages: mpsc::Sender<Bytes>) {
+async fn pump(channel: u8, mut reader: Reader, pieces: mpsc::Sender<Piece>) {
     let mut buffer = vec![0; PIECE];
     loop {
         match reader.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(read) => {
-                if messages.send(channel::message(channel, &buffer[..read])).await.is_err() {
+                if pieces.send((channel, Bytes::copy_from_slice(&buffer[..read]))).await.is_err() {
                     return;
                 }
             }
@@ -160,19 +143,13 @@ async fn pump(channel: u8, mut reader: Reader, messages: mpsc::Sender<Bytes>) {
 }
 
 /// Ends when the client has gone.
-async fn read_messages(
-    mut source: SplitStream<Socket>,
+async fn listen(
+    mut incoming: remote_command::Incoming,
     mut stdin: Option<Writer>,
     resize: mpsc::Sender<(u16, u16)>,
 ) {
-    while let Some(Ok(message)) = source.next().await {
-        let payload = match message {
-            Message::Binary(payload) => payload,
-            Message::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
-            Message::Close(_) => return,
-            _ => continue,
-        };
-        match channel::parse(payload) {
+    while let Some(message) = incoming.next().await {
+        match message {
             ClientMessage::Stdin(bytes) => {
                 if let Some(writer) = &mut stdin
                     && (writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err())

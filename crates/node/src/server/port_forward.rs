@@ -1,7 +1,7 @@
 //! Port-forward: a client's connections to ports inside a pod.
 //!
-//! Two forms: SPDY inside a WebSocket, many connections at once (`tunnel`, what kubectl uses), and the older one with a
-//! pair of channels per port, one connection each.
+//! Two forms: SPDY, many connections at once ([`tunnel`]; kubectl has it inside a WebSocket, older clients plainly), and
+//! WebSockets with a pair of channels per port, one connection each.
 
 use std::sync::Arc;
 
@@ -17,13 +17,16 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::body::NodeBody;
 use super::query::Query;
+use super::spdy_connection::Carrier;
 use super::target::{self, Address};
-use super::websocket::{self, Socket};
+use super::upgrade::{self, Upgrade};
+use super::websocket::Socket;
 use super::{HttpError, channel, tunnel};
 use crate::context::Context;
 use crate::error::chain;
 
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
+const PLAIN: &str = "portforward.k8s.io";
 const CHANNELS: &[&str] = &["v4.channel.k8s.io", "portforward.k8s.io"];
 /// Ports of one old-style request; each costs two channels of the one byte that names them.
 const PORT_LIMIT: usize = 127;
@@ -42,16 +45,34 @@ pub(crate) async fn serve(
     if !ports.is_empty() {
         supported.extend_from_slice(CHANNELS);
     }
-    let (response, upgrade) = websocket::accept(&mut request, &supported)?;
+    let (response, upgrade) = upgrade::accept(&mut request, &supported, &[PLAIN])?;
     tokio::spawn(async move {
-        let is_tunnel = upgrade.protocol == TUNNELLED;
-        match upgrade.socket().await {
-            Ok(socket) if is_tunnel => tunnel::serve(context, sandbox.id, socket).await,
-            Ok(socket) => serve_channels(context, sandbox.id, socket, ports).await,
-            Err(error) => tracing::debug!(%error, "a client left before its port-forward started"),
+        if let Err(error) = serve_upgraded(context, sandbox.id, upgrade, ports).await {
+            tracing::debug!(%error, "a client left before its port-forward started");
         }
     });
     Ok(response)
+}
+
+async fn serve_upgraded(
+    context: Arc<Context>,
+    sandbox: SandboxId,
+    upgrade: Upgrade,
+    ports: Vec<u16>,
+) -> Result<(), hyper::Error> {
+    let is_tunnel = upgrade.protocol() == TUNNELLED;
+    match upgrade {
+        Upgrade::Spdy(upgrade) => {
+            let carrier = Carrier::Plain(upgrade.stream().await?);
+            tunnel::serve(context, sandbox, carrier).await;
+        }
+        Upgrade::WebSocket(upgrade) if is_tunnel => {
+            let carrier = Carrier::Socket(Box::new(upgrade.socket().await?));
+            tunnel::serve(context, sandbox, carrier).await;
+        }
+        Upgrade::WebSocket(upgrade) => serve_channels(context, sandbox, upgrade.socket().await?, ports).await,
+    }
+    Ok(())
 }
 
 fn ports(query: &Query) -> Result<Vec<u16>, HttpError> {

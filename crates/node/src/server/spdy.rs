@@ -1,6 +1,6 @@
-//! SPDY/3.1 framing, as far as port-forwarding needs it: bytes in, frames out, and back. No IO.
+//! SPDY/3.1 framing, as far as exec, attach and port-forward need it: bytes in, frames out, and back. No IO.
 //!
-//! kubectl still speaks SPDY inside the WebSocket of a port-forward. Frames are those of "SPDY Protocol - Draft 3.1";
+//! kubectl speaks SPDY inside the WebSocket of a port-forward, older clients speak it instead of WebSockets. Frames are those of "SPDY Protocol - Draft 3.1";
 //! header blocks are compressed by one zlib stream per direction with the protocol's dictionary. Like every peer of
 //! kubectl this side ignores flow control windows and priorities.
 
@@ -14,6 +14,8 @@ const FRAME_LIMIT: usize = 1 << 20;
 /// Largest header block after decompression.
 const HEADER_LIMIT: usize = 16 * 1024;
 const VERSION: u16 = 3;
+/// `REFUSED_STREAM` of the draft.
+pub(super) const REFUSED: u32 = 3;
 const FLAG_FIN: u8 = 1;
 
 const SYN_STREAM: u16 = 1;
@@ -227,7 +229,7 @@ impl Decoder {
         match kind {
             SYN_STREAM => {
                 let stream = payload.get_u32() & 0x7fff_ffff;
-                // Associated stream, priority and slot mean nothing to a port-forward.
+                // Associated stream, priority and slot mean nothing to these streams.
                 payload.advance(6);
                 Ok(Frame::SynStream { stream, fin, headers: self.headers(kind, &payload)? })
             }

@@ -4,6 +4,7 @@ use sampan_runtime::{ContainerState, ContainerStatus, PodSandbox, SandboxState};
 
 use super::HttpError;
 use crate::context::Context;
+use crate::pods::age;
 
 /// What a request names.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub(crate) async fn sandboxes(context: &Context, address: &Address) -> Result<Ve
     let listed = context.runtime.list_pod_sandboxes().await.map_err(|error| HttpError::internal(&error))?;
     let mut sandboxes: Vec<PodSandbox> =
         listed.into_iter().filter(|sandbox| sandbox.metadata.uid == uid).collect();
-    sandboxes.sort_by_key(|sandbox| sandbox.metadata.attempt);
+    sandboxes.sort_by_key(age);
     Ok(sandboxes)
 }
 

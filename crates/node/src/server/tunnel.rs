@@ -1,4 +1,4 @@
-//! SPDY inside a WebSocket: many forwarded connections over one stream of bytes.
+//! Port-forward over SPDY: many forwarded connections over one stream of bytes, inside a WebSocket or plain.
 //!
 //! A connection is a pair of SPDY streams that the client opens with the same `requestid`: `error` (it tells what went
 //! wrong, or ends silently) and `data`. The protocol is that of `k8s.io/kubelet/pkg/cri/streaming/portforward`.
@@ -7,31 +7,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::SplitSink;
-use futures::{SinkExt, StreamExt};
 use sampan_runtime::SandboxId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::port_forward::{PIECE, PIECES};
-use super::spdy::{Decoder, Encoder, Frame, HeaderList};
-use super::websocket::Socket;
+use super::spdy::{Frame, HeaderList, REFUSED};
+use super::spdy_connection::{self, Carrier};
 use crate::context::Context;
 use crate::error::chain;
 
 /// Streams a client may have open; a browser behind a port-forward opens some dozen.
 const STREAM_LIMIT: usize = 2048;
-/// `REFUSED_STREAM` of the draft.
-const REFUSED: u32 = 3;
 /// Largest piece of data in one frame.
 const FRAME_DATA: usize = PIECE;
 
 /// Serves a tunnel until the client leaves.
-pub(super) async fn serve(context: Arc<Context>, sandbox: SandboxId, socket: Socket) {
-    let (sink, mut source) = socket.split();
-    let (frames, outgoing) = mpsc::channel::<Frame>(PIECES);
+pub(super) async fn serve(context: Arc<Context>, sandbox: SandboxId, carrier: Carrier) {
+    let (mut incoming, frames, mut writer) = spdy_connection::open(carrier);
     let mut tunnel = Tunnel {
         context,
         sandbox,
@@ -40,23 +34,15 @@ pub(super) async fn serve(context: Arc<Context>, sandbox: SandboxId, socket: Soc
         inputs: HashMap::new(),
         connections: JoinSet::new(),
     };
-    let mut writer = tokio::spawn(write_frames(sink, outgoing));
-    let mut decoder = Decoder::new();
     loop {
-        let message = tokio::select! {
-            message = source.next() => message,
+        let frame = tokio::select! {
+            frame = incoming.next() => frame,
             // Connections that have ended give back their memory.
             Some(_) = tunnel.connections.join_next() => continue,
             _ = &mut writer => return,
         };
-        match message {
-            Some(Ok(Message::Binary(bytes))) => decoder.push(&bytes),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-            Some(Ok(_)) => continue,
-        }
-        if !tunnel.take_frames(&mut decoder).await {
-            break;
-        }
+        let Some(frame) = frame else { break };
+        tunnel.take(frame).await;
     }
     writer.abort();
 }
@@ -73,21 +59,6 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    /// Acts on all whole frames. `false` when the connection is over.
-    async fn take_frames(&mut self, decoder: &mut Decoder) -> bool {
-        loop {
-            match decoder.next_frame() {
-                Ok(Some(Frame::GoAway { .. })) => return false,
-                Ok(Some(frame)) => self.take(frame).await,
-                Ok(None) => return true,
-                Err(error) => {
-                    tracing::debug!(%error, "a port-forward client does not speak SPDY/3.1");
-                    return false;
-                }
-            }
-        }
-    }
-
     async fn take(&mut self, frame: Frame) {
         match frame {
             Frame::SynStream { stream, headers, .. } => self.open(stream, &headers).await,
@@ -210,16 +181,4 @@ impl Connection {
     async fn send(&self, stream: u32, bytes: &[u8], fin: bool) -> bool {
         self.frames.send(Frame::Data { stream, fin, bytes: Bytes::copy_from_slice(bytes) }).await.is_ok()
     }
-}
-
-/// The one place where frames are encoded: the compression of headers has a state.
-async fn write_frames(mut sink: SplitSink<Socket, Message>, mut outgoing: mpsc::Receiver<Frame>) {
-    let mut encoder = Encoder::new();
-    while let Some(frame) = outgoing.recv().await {
-        let Ok(bytes) = encoder.encode(&frame) else { return };
-        if sink.send(Message::Binary(bytes)).await.is_err() {
-            return;
-        }
-    }
-    let _ = sink.close().await;
 }

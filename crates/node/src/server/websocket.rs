@@ -1,5 +1,6 @@
 //! From an HTTP request to a WebSocket with an agreed subprotocol (RFC 6455, section 4.2).
 
+use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -59,7 +60,7 @@ pub(crate) fn accept(
     let headers = request.headers();
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
         return Err(HttpError::bad_request(
-            "this resource needs an upgrade of the connection to a WebSocket",
+            "this resource needs an upgrade of the connection to a WebSocket or to SPDY/3.1",
         ));
     }
     let key = headers.get(KEY).ok_or_else(|| HttpError::bad_request("Sec-WebSocket-Key is missing"))?;
@@ -79,7 +80,8 @@ pub(crate) fn accept(
     Ok((response, Upgrade { protocol, on_upgrade: hyper::upgrade::on(request) }))
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
+/// The elements of a header that is a list, repeated or not.
+pub(super) fn tokens(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
     headers
         .get_all(name)
         .iter()
@@ -88,7 +90,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item 
         .map(str::trim)
 }
 
-fn has_token(headers: &HeaderMap, name: &'static str, token: &str) -> bool {
+pub(super) fn has_token(headers: &HeaderMap, name: impl AsHeaderName, token: &str) -> bool {
     tokens(headers, name).any(|known| known.eq_ignore_ascii_case(token))
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 use super::link::Link;
 use super::nursery::watch;
 use super::pod::{Living, Pod};
+use super::sandboxes::remove_directory;
 use super::{NativeConfig, NativeRuntime, system};
 use crate::cgroup::Cgroups;
 use crate::cri::{ContainerId, RuntimeError, RuntimeEvent, SandboxId};
@@ -58,9 +59,10 @@ impl NativeRuntime {
         for entry in entries.flatten() {
             let id = SandboxId(entry.file_name().to_string_lossy().into_owned());
             match self.adopt(&id) {
-                Ok(pod) => {
+                Ok(Some(pod)) => {
                     self.write_pods().insert(id, pod);
                 }
+                Ok(None) => {}
                 // One unreadable record must not keep the node from its other pods.
                 Err(failure) => tracing::error!(sandbox = id.0, %failure, "sandbox cannot be adopted"),
             }
@@ -68,11 +70,17 @@ impl NativeRuntime {
         Ok(())
     }
 
-    fn adopt(&self, id: &SandboxId) -> Result<Arc<Pod>, Failure> {
+    fn adopt(&self, id: &SandboxId) -> Result<Option<Arc<Pod>>, Failure> {
         let paths = SandboxPaths::new(&self.config.data_dir, &self.config.run_dir, id);
-        let record: SandboxRecord = read_json(&paths.record())
-            .tried(|| format!("read {}", paths.record().display()))?
-            .ok_or_else(|| Failure::not_found(format!("{} is missing", paths.record().display())))?;
+        let record = read_json(&paths.record()).tried(|| format!("read {}", paths.record().display()))?;
+        let Some(record): Option<SandboxRecord> = record else {
+            // The record is written before a supervisor is born and removed after its end: the agent died over the
+            // making or the removal, and nothing of the sandbox runs.
+            for directory in [&paths.run, &paths.data] {
+                remove_directory(directory)?;
+            }
+            return Ok(None);
+        };
         let identity =
             read_json(&paths.supervisor()).tried(|| format!("read {}", paths.supervisor().display()))?;
         let pod = Arc::new(Pod::new(record, paths, None));
@@ -102,7 +110,7 @@ impl NativeRuntime {
                 bury(&pod, &self.cgroups);
             }
         }
-        Ok(pod)
+        Ok(Some(pod))
     }
 
     /// Begins to use a supervisor and to wait for its end.

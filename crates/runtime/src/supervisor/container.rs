@@ -19,14 +19,14 @@ use rustix::termios::Winsize;
 use sampan_kernel::process::{Cloned, clone_process};
 
 use super::sandbox::channel;
-use super::{Caller, Event, Supervisor, Token};
+use super::{Answer, Caller, Event, Supervisor, Token};
 use crate::cgroup::Cgroups;
 use crate::cri::ContainerId;
 use crate::failure::{Failure, Tried};
 use crate::init::{Newborn, Report, StandardStreams, become_container};
 use crate::log::{Log, Stream};
 use crate::protocol::{self, Message, Packet, Reply, StartParameters};
-use crate::record::{ContainerPaths, StateRecord, now, write_json};
+use crate::record::{ContainerPaths, StateRecord, now, read_json, write_json};
 
 /// Read at once from a container or a client; one page more or less of the supervisor's stack.
 const CHUNK: usize = 8 * 1024;
@@ -34,7 +34,13 @@ const CHUNK: usize = 8 * 1024;
 /// A container's life.
 #[derive(Debug)]
 enum Phase {
-    Starting { channel: OwnedFd, caller: Caller, warnings: Vec<String>, failure: Option<Failure> },
+    /// `callers` wait for the outcome: one, and more when an agent died over its start and the next one asks again.
+    Starting {
+        channel: OwnedFd,
+        callers: Vec<Caller>,
+        warnings: Vec<String>,
+        failure: Option<Failure>,
+    },
     Running,
 }
 
@@ -76,18 +82,29 @@ struct Attachment {
 impl Supervisor {
     pub(super) fn start(&mut self, caller: Caller, id: ContainerId, parameters: StartParameters) {
         let paths = self.paths.container(&id);
-        // The caller may ask again after a lost answer; a container never runs twice.
-        if let Some(known) = self.containers.iter().find(|container| container.id == id) {
-            let answer = if known.is_running() {
-                Ok(Reply::Done)
-            } else {
-                Err(Failure::new(format!("container {} is starting already", id.0)))
+        // A start whose answer was lost, for instance with the agent that asked, may be asked for again. A container
+        // never runs twice, so the second caller gets what comes, or came, of the first start: told that it failed, an
+        // agent would end the pod and with it the container that is about to run.
+        if let Some(known) = self.containers.iter_mut().find(|container| container.id == id) {
+            return match &mut known.phase {
+                Phase::Starting { callers, .. } => callers.push(caller),
+                Phase::Running => self.answer(caller, true, Ok(Reply::Done), &[]),
             };
-            return self.answer(caller, true, answer, &[]);
         }
-        if self.shutdown.is_some() || paths.state().exists() {
-            let failure = Failure::new(format!("container {} has been started before", id.0));
+        if self.shutdown.is_some() {
+            let failure = Failure::new(format!("container {} is not started: its pod ends", id.0));
             return self.answer(caller, true, Err(failure), &[]);
+        }
+        match read_json::<StateRecord>(&paths.state()) {
+            Ok(None) => {}
+            Ok(Some(state)) => {
+                let outcome = state.outcome_of_start().map(|()| Reply::Done);
+                return self.answer(caller, true, outcome, &[]);
+            }
+            Err(error) => {
+                let failure = Err(error).tried(|| format!("read {}", paths.state().display()));
+                return self.answer(caller, true, failure, &[]);
+            }
         }
         match self.make_container(caller, &id, &paths, parameters) {
             Ok(container) => self.containers.push(container),
@@ -143,7 +160,7 @@ impl Supervisor {
             waiters: Vec::new(),
             paths: paths.clone(),
             pid,
-            phase: Phase::Starting { channel, caller, warnings: Vec::new(), failure: None },
+            phase: Phase::Starting { channel, callers: vec![caller], warnings: Vec::new(), failure: None },
             state: StateRecord::created(),
             log,
             stdin_once: parameters.stdin_once,
@@ -162,8 +179,13 @@ impl Supervisor {
         let Some(container) = self.containers.iter_mut().find(|container| container.token == token) else {
             return;
         };
-        if let Some(caller) = container.read_report() {
-            self.answer(caller, true, Ok(Reply::Done), &[]);
+        let callers = container.read_report();
+        self.answer_start(&callers.unwrap_or_default(), &Ok(Reply::Done));
+    }
+
+    fn answer_start(&mut self, callers: &[Caller], outcome: &Answer) {
+        for caller in callers {
+            self.answer(*caller, true, outcome.clone(), &[]);
         }
     }
 
@@ -180,8 +202,8 @@ impl Supervisor {
         }
         // The program may have run and ended before its channel was looked at.
         while let Phase::Starting { .. } = container.phase {
-            if let Some(caller) = container.read_report() {
-                self.answer(caller, true, Ok(Reply::Done), &[]);
+            if let Some(callers) = container.read_report() {
+                self.answer_start(&callers, &Ok(Reply::Done));
             } else if container.failed() {
                 break;
             }
@@ -193,7 +215,7 @@ impl Supervisor {
             self.answer(waiter, true, Ok(Reply::Exited(container.state.exit_code)), &[]);
         }
         match start_failure {
-            Some((caller, failure)) => self.answer(caller, true, Err(failure), &[]),
+            Some((callers, failure)) => self.answer_start(&callers, &Err(failure)),
             None => self.announce(&Message::ContainerExited { container: container.id.clone() }),
         }
     }
@@ -300,7 +322,7 @@ impl Container {
     }
 
     /// Reads one report; returns who waits for the start when the program runs.
-    fn read_report(&mut self) -> Option<Caller> {
+    fn read_report(&mut self) -> Option<Vec<Caller>> {
         let Phase::Starting { channel, failure, .. } = &mut self.phase else {
             return None;
         };
@@ -348,8 +370,8 @@ impl Container {
         }
     }
 
-    fn running(&mut self) -> Option<Caller> {
-        let Phase::Starting { caller, warnings, .. } = std::mem::replace(&mut self.phase, Phase::Running)
+    fn running(&mut self) -> Option<Vec<Caller>> {
+        let Phase::Starting { callers, warnings, .. } = std::mem::replace(&mut self.phase, Phase::Running)
         else {
             return None;
         };
@@ -357,18 +379,20 @@ impl Container {
         if let Err(failure) = write_state(&self.paths, &self.state) {
             self.state.warnings.push(failure.message);
         }
-        Some(caller)
+        Some(callers)
     }
 
     /// Writes the last output and the record. Returns who waits for a start that failed.
-    fn finish(&mut self, exit_code: i32, oom_kills: u64) -> Option<(Caller, Failure)> {
+    fn finish(&mut self, exit_code: i32, oom_kills: u64) -> Option<(Vec<Caller>, Failure)> {
         for stream in Stream::BOTH {
             while self.outputs[stream as usize].is_some() && self.copy_output(stream) {}
             // A full disk loses the line, not the container's end.
             let _ = self.log.finish(stream, now());
         }
         let failed = match &mut self.phase {
-            Phase::Starting { caller, failure, .. } => failure.take().map(|failure| (*caller, failure)),
+            Phase::Starting { callers, failure, .. } => {
+                failure.take().map(|failure| (std::mem::take(callers), failure))
+            }
             Phase::Running => None,
         };
         self.state = match &failed {

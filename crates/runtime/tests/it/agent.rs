@@ -115,6 +115,88 @@ async fn a_killed_agent_is_survived() {
     assert_eq!(fixture.runtime.container_status(&id).await.expect("status").exit_code, 137);
 }
 
+/// Halts what is in a container's cgroup, and what comes into it, until it is let go.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    fn new(fixture: &Fixture, id: &sampan_runtime::ContainerId) -> Self {
+        // The fixture's first pod.
+        let cgroup = format!("{}/kubepods/poduid-0/{}", fixture.config.cgroup_root, id.0);
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let mut directories = roots.iter().map(|root| Path::new(root).join(&cgroup));
+        let directory = directories.find(|directory| directory.join("cgroup.freeze").exists());
+        let directory = directory.expect("cgroup v2 or hybrid");
+        std::fs::write(directory.join("cgroup.freeze"), "1").expect("freeze");
+        Self(directory)
+    }
+
+    fn holds_a_process(&self) -> bool {
+        std::fs::read_to_string(self.0.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+    }
+
+    fn let_go(&self) {
+        std::fs::write(self.0.join("cgroup.freeze"), "0").expect("thaw");
+    }
+}
+
+/// The moment after a container's process was made and before it executes its program: the agent dies, and the next
+/// one, to which the container is a created one, starts it again.
+#[tokio::test]
+async fn a_start_the_agent_dies_over_is_the_next_agents() {
+    let rows = [("echo started; exit 4", None, 4), ("absent", Some(127), 127)];
+    for (number, (program, start_error, exit_code)) in (0..).zip(rows) {
+        let mut fixture = Fixture::new();
+        let sandbox = fixture.sandbox().await;
+        let config = if start_error.is_some() { command(&[program]) } else { shell(program) };
+        let id = fixture.runtime.create_container(&sandbox, config).await.expect("create");
+        let frozen = Frozen::new(&fixture, &id);
+        let (first, started) = (fixture.runtime.clone(), id.clone());
+        let start = tokio::spawn(async move { first.start_container(&started).await });
+        eventually("the process is made", || frozen.holds_a_process().then_some(())).await;
+        start.abort();
+        let _ = start.await;
+        fixture.restart_agent().await;
+        let status = fixture.runtime.container_status(&id).await.expect("status");
+        assert_eq!(status.state, ContainerState::Created, "row {number}");
+        let mut events = fixture.runtime.events();
+        let (second, started) = (fixture.runtime.clone(), id.clone());
+        let start = tokio::spawn(async move { second.start_container(&started).await });
+        // An agent has one connection, so an answer shows that the supervisor has the request before it.
+        let _ = fixture.runtime.reopen_container_log(&id).await;
+        frozen.let_go();
+        let found = match start.await.expect("no panic") {
+            Ok(()) => None,
+            Err(RuntimeError::Start { exit_code, .. }) => Some(exit_code),
+            Err(other) => panic!("row {number}: {other}"),
+        };
+        assert_eq!(found, start_error, "row {number}");
+        let status = fixture.ended_with(&id, &mut events).await;
+        assert_eq!((status.state, status.exit_code), (ContainerState::Exited, exit_code), "row {number}");
+        if start_error.is_none() {
+            assert_eq!(messages(&status.log_path), "started\n", "it ran once");
+        }
+    }
+}
+
+/// What an agent leaves that dies over the making or the removal of a sandbox, when the record is not there yet, or no
+/// longer.
+#[tokio::test]
+async fn a_sandbox_without_a_record_is_cleared_away() {
+    let mut fixture = Fixture::new();
+    let left = [fixture.config.data_dir.join("sandboxes/left"), fixture.config.run_dir.join("left")];
+    for directory in &left {
+        std::fs::create_dir_all(directory.join("containers")).expect("make");
+    }
+    let kept = fixture.sandbox().await;
+    fixture.restart_agent().await;
+    assert!(left.iter().all(|directory| !directory.exists()));
+    let pods = fixture.runtime.list_pod_sandboxes().await.expect("list");
+    assert_eq!(
+        pods.iter().map(|pod| (&pod.id, pod.state)).collect::<Vec<_>>(),
+        [(&kept, SandboxState::Ready)]
+    );
+}
+
 #[tokio::test]
 async fn a_killed_supervisor_takes_its_containers_along() {
     let fixture = Fixture::new();

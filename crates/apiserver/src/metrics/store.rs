@@ -1,0 +1,60 @@
+//! The store with a watch beside it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use sampan_store::{
+    KeyValue, Range, RangePage, Revision, Store, StoreError, Transaction, TransactionResult, Watch,
+};
+
+use super::{Metrics, StoreOperation};
+
+/// Times what is asked of a store.
+pub(crate) struct TimedStore {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl TimedStore {
+    /// Times `store`.
+    pub(crate) fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
+    }
+}
+
+#[async_trait]
+impl Store for TimedStore {
+    fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+        let start = Instant::now();
+        let result = self.store.get(key).await;
+        self.metrics.store(StoreOperation::Get, start.elapsed());
+        result
+    }
+
+    async fn range(&self, range: Range) -> Result<RangePage, StoreError> {
+        let start = Instant::now();
+        let result = self.store.range(range).await;
+        self.metrics.store(StoreOperation::List, start.elapsed());
+        result
+    }
+
+    async fn transact(&self, transaction: Transaction) -> Result<TransactionResult, StoreError> {
+        let start = Instant::now();
+        let result = self.store.transact(transaction).await;
+        self.metrics.store(StoreOperation::Update, start.elapsed());
+        result
+    }
+
+    async fn watch(&self, prefix: &str, after: Option<Revision>) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.store.compact(before).await
+    }
+}
