@@ -16,6 +16,7 @@ mod namespace_defaults;
 mod pod_collector;
 mod replica_set;
 mod resource_quota;
+mod storage_protection;
 
 use sampan_client::Informers;
 use tokio::task::JoinSet;
@@ -54,6 +55,7 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     endpoint_slice::start(&mut parts);
     namespace_defaults::start(&mut parts, config.ca_pem);
     pod_collector::start(&mut parts);
+    storage_protection::start(&mut parts);
     let namespace_gone = namespace::start(&mut parts, &catalog);
     let quota_gone = resource_quota::start(&mut parts, &catalog);
     garbage::start(&mut parts, &catalog, move |namespace| {
