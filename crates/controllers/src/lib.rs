@@ -13,6 +13,7 @@ mod endpoint_slice;
 mod garbage;
 mod namespace;
 mod namespace_defaults;
+mod node_lifecycle;
 mod pod_collector;
 mod replica_set;
 mod resource_quota;
@@ -55,6 +56,7 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     endpoint_slice::start(&mut parts);
     namespace_defaults::start(&mut parts, config.ca_pem);
     pod_collector::start(&mut parts);
+    node_lifecycle::start(&mut parts);
     storage_protection::start(&mut parts);
     let namespace_gone = namespace::start(&mut parts, &catalog);
     let quota_gone = resource_quota::start(&mut parts, &catalog);
