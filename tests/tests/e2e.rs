@@ -5,6 +5,7 @@
 //! would start as many clusters. Needs root; what else, the harness says.
 
 mod e2e {
+    mod clients;
     mod conformance_ends;
     mod conformance_kubectl;
     mod conformance_quota;
