@@ -21,7 +21,7 @@ pub struct ApiError {
     /// `metav1.StatusDetails`.
     pub details: Option<Value>,
     /// Where a list that cannot go on as it began can go on all the same: `metav1.ListMeta.continue`.
-    pub continue_at: Option<String>,
+    pub continue_at: Option<Box<str>>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -178,7 +178,7 @@ impl ApiError {
              created, modified, or deleted between the time the first chunk was returned and now may show up in the \
              list.",
         );
-        error.continue_at = Some(way_on);
+        error.continue_at = Some(way_on.into());
         error
     }
 

@@ -178,9 +178,9 @@ fn define(space: &Namespace, group: &str, schema: Value) {
 }
 
 fn foo(group: &str, name: &str, fields: Value) -> String {
-    let mut foo = json!({"apiVersion": format!("{group}/v1"), "kind": "Foo", "metadata": {"name": name}});
-    sampan_tests::merge(&mut foo, fields);
-    foo.to_string()
+    let mut object = json!({"apiVersion": format!("{group}/v1"), "kind": "Foo", "metadata": {"name": name}});
+    sampan_tests::merge(&mut object, fields);
+    object.to_string()
 }
 
 #[test]
