@@ -306,7 +306,7 @@ impl ApiServer {
         let permit = if info.verb != "watch" && is_long_running(info) {
             None
         } else {
-            Some(self.flow.acquire(&user, &info).await?)
+            Some(self.flow.acquire(user, info).await?)
         };
         let authorized = self.authorize(user, info);
         if let Some(record) = record {
@@ -564,7 +564,7 @@ impl ApiServer {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
                     call.identify(&mut document, view.document(kind))?;
                     if kind.kind == "Binding" {
-                        return self.bind_named(&call, &document).await;
+                        return self.bind_named(call, &document).await;
                     }
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user).await;
                 }
