@@ -5,35 +5,27 @@
 //! the number of clients is the number of requests in flight. Latency is what a client sees, the
 //! decoding of the answer included.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::error::{BenchError, Context, Result};
+use crate::load::{FILLERS, NUMBER, Phase, apis, config_map as object, fill, listed, name, run};
 use crate::report::Measure;
-use crate::samples::Samples;
 use crate::target::{Target, Workspace};
 
-/// Bytes of data per object.
-const PAYLOAD: usize = 1024;
-/// Clients that fill a namespace where filling is not what is measured.
-const FILLERS: usize = 8;
 /// Lists are this much rarer than requests for single objects: each one carries hundreds.
 const OPERATIONS_PER_LIST: usize = 20;
 /// How long all watchers together may take to see all events.
 const WATCH_LIMIT: Duration = Duration::from_secs(120);
 /// The object whose changes are watched.
 const WATCHED: &str = "watched";
-/// The field that carries the number of a change.
-const NUMBER: &str = "number";
 
 /// How much to do.
 #[derive(Clone, Debug)]
@@ -61,54 +53,43 @@ pub(crate) async fn measure(target: &Target, load: &ObjectLoad) -> Result<Vec<Me
 }
 
 async fn measure_in(target: &Target, load: &ObjectLoad, work: &str, list: &str) -> Result<Vec<Measure>> {
-    fill(target, list, load.listed).await?;
+    fill(&apis(&target.connect_many(FILLERS).await?, list), load.listed, listed).await?;
     let mut measures = Vec::new();
     for &count in &load.clients {
         let clients = target.connect_many(count).await?;
         // Connections are opened before, so that their handshakes are not measured.
-        run(&clients, work, count, |api, _| async move { api.get_opt("none").await.map(drop) }).await?;
-        measures.extend(single_objects(&clients, work, load.operations).await?);
-        measures.extend(lists(&clients, list, load).await?);
+        let (single, listed) = (apis(&clients, work), apis(&clients, list));
+        run(&single, count, |api, _| async move { api.get_opt("none").await.map(drop) }).await?;
+        measures.extend(single_objects(&single, load.operations).await?);
+        measures.extend(lists(&listed, load).await?);
         measures.extend(watches(&clients, work, load.events).await?);
     }
     Ok(measures)
 }
 
-async fn single_objects(clients: &[Client], namespace: &str, operations: usize) -> Result<Vec<Measure>> {
-    let create = run(clients, namespace, operations, |api, index| async move {
+async fn single_objects(apis: &[Api<ConfigMap>], operations: usize) -> Result<Vec<Measure>> {
+    let create = run(apis, operations, |api, index| async move {
         api.create(&PostParams::default(), &object(&name(index), 'a', 0)).await.map(drop)
     });
     let create = create.await?;
-    let get =
-        run(
-            clients,
-            namespace,
-            operations,
-            |api, index| async move { api.get(&name(index)).await.map(drop) },
-        );
+    let get = run(apis, operations, |api, index| async move { api.get(&name(index)).await.map(drop) });
     let get = get.await?;
-    let update = run(clients, namespace, operations, |api, index| async move {
+    let update = run(apis, operations, |api, index| async move {
         api.replace(&name(index), &PostParams::default(), &object(&name(index), 'b', 0)).await.map(drop)
     });
     let update = update.await?;
-    let delete = run(clients, namespace, operations, |api, index| async move {
+    let delete = run(apis, operations, |api, index| async move {
         api.delete(&name(index), &DeleteParams::default()).await.map(drop)
     });
     let delete = delete.await?;
     let phases = [("create", create), ("get", get), ("update", update), ("delete", delete)];
-    Ok(phases.iter().flat_map(|(what, phase)| phase.measures(what, clients.len())).collect())
+    Ok(phases.iter().flat_map(|(what, phase)| phase.measures(what, apis.len())).collect())
 }
 
-async fn lists(clients: &[Client], namespace: &str, load: &ObjectLoad) -> Result<Vec<Measure>> {
-    let count = (load.operations / OPERATIONS_PER_LIST).max(clients.len());
-    let phase =
-        run(
-            clients,
-            namespace,
-            count,
-            |api, _| async move { api.list(&ListParams::default()).await.map(drop) },
-        );
-    Ok(phase.await?.measures(&format!("list {} x 1 KB", load.listed), clients.len()))
+async fn lists(apis: &[Api<ConfigMap>], load: &ObjectLoad) -> Result<Vec<Measure>> {
+    let count = (load.operations / OPERATIONS_PER_LIST).max(apis.len());
+    let phase = run(apis, count, |api, _| async move { api.list(&ListParams::default()).await.map(drop) });
+    Ok(phase.await?.measures(&format!("list {} x 1 KB", load.listed), apis.len()))
 }
 
 /// One writer changes one object; every client watches. Latency runs from the moment a change is sent
@@ -184,69 +165,6 @@ fn number(event: &WatchEvent<ConfigMap>) -> Option<usize> {
     }
 }
 
-async fn fill(target: &Target, namespace: &str, count: usize) -> Result<()> {
-    let clients = target.connect_many(FILLERS).await?;
-    let filled = run(&clients, namespace, count, |api, index| async move {
-        api.create(&PostParams::default(), &object(&name(index), 'l', 0)).await.map(drop)
-    });
-    filled.await.map(drop)
-}
-
-/// A number of like requests, done.
-struct Phase {
-    latencies: Samples,
-    elapsed: Duration,
-}
-
-impl Phase {
-    fn measures(&self, what: &str, clients: usize) -> Vec<Measure> {
-        let rate = self.latencies.len() as f64 / self.elapsed.as_secs_f64();
-        vec![
-            Measure::higher(format!("{what}, {clients} clients"), "1/s", rate),
-            Measure::lower(
-                format!("{what}, {clients} clients, p50"),
-                "ms",
-                self.latencies.percentile_ms(50.0),
-            ),
-            Measure::lower(
-                format!("{what}, {clients} clients, p99"),
-                "ms",
-                self.latencies.percentile_ms(99.0),
-            ),
-        ]
-    }
-}
-
-/// Lets the clients do `count` operations together, each client every `clients.len()`th of them. The
-/// first failure ends it: a benchmark of errors is none.
-async fn run<F, R>(clients: &[Client], namespace: &str, count: usize, operation: F) -> Result<Phase>
-where
-    F: Fn(Api<ConfigMap>, usize) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = kube::Result<()>> + Send + 'static,
-{
-    let mut tasks = JoinSet::new();
-    let begun = Instant::now();
-    for (first, client) in clients.iter().enumerate() {
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        let (operation, step) = (operation.clone(), clients.len());
-        tasks.spawn(async move {
-            let mut latencies = Vec::with_capacity(count / step + 1);
-            for index in (first..count).step_by(step) {
-                let begun = Instant::now();
-                operation(api.clone(), index).await?;
-                latencies.push(begun.elapsed());
-            }
-            Ok::<_, kube::Error>(latencies)
-        });
-    }
-    let mut latencies = Vec::with_capacity(count);
-    while let Some(done) = tasks.join_next().await {
-        let done = done.context(|| "a client of the load ended early".to_string())?;
-        latencies.extend(done.context(|| format!("a request of the load failed in {namespace}"))?);
-    }
-    Ok(Phase { elapsed: begun.elapsed(), latencies: latencies.into_iter().collect() })
-}
-
 /// The results of all tasks; what a broken one would have brought is missing.
 async fn collect(mut tasks: JoinSet<Vec<Duration>>) -> Vec<Duration> {
     let mut all = Vec::new();
@@ -254,20 +172,4 @@ async fn collect(mut tasks: JoinSet<Vec<Duration>>) -> Vec<Duration> {
         all.extend(done.unwrap_or_default());
     }
     all
-}
-
-fn name(index: usize) -> String {
-    format!("object-{index}")
-}
-
-fn object(name: &str, fill: char, number: usize) -> ConfigMap {
-    let data = BTreeMap::from([
-        ("payload".to_string(), fill.to_string().repeat(PAYLOAD)),
-        (NUMBER.to_string(), number.to_string()),
-    ]);
-    ConfigMap {
-        metadata: ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() },
-        data: Some(data),
-        ..ConfigMap::default()
-    }
 }

@@ -50,12 +50,7 @@ pub(crate) async fn measure(
     let Some(client) = clients.first() else {
         return Ok(Vec::new());
     };
-    let work = Workspace::create(client).await?;
-    let result = measure_in(&clients, load, group, &work.name).await;
-    let removed = work.remove().await;
-    let measures = result?;
-    removed?;
-    Ok(measures)
+    Workspace::within(client, async |namespace| measure_in(&clients, load, group, namespace).await).await
 }
 
 async fn measure_in(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{BenchError, Result};
 use crate::report::Measure;
@@ -101,6 +101,49 @@ impl Usage {
             bytes += now.written_bytes.saturating_sub(then.written_bytes);
         }
         (ticks as f64 / TICKS_PER_SECOND / elapsed.as_secs_f64() * 1000.0, bytes as f64)
+    }
+}
+
+/// What a cluster, if its processes are known, and this program have used at one moment. The program
+/// shares the machine with what it measures, so its own share belongs beside the cluster's.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    at: Instant,
+    cluster: Option<Usage>,
+    own: Usage,
+}
+
+impl Reading {
+    pub(crate) fn take(group: Option<&ProcessGroup>) -> Result<Self> {
+        let own = std::process::id();
+        let own = Usage { by_process: read_one(own).map(|usage| (own, usage)).into_iter().collect() };
+        Ok(Self { at: Instant::now(), cluster: group.map(ProcessGroup::usage).transpose()?, own })
+    }
+
+    /// How much memory the cluster has gained since `before`, in KiB; not a number without processes.
+    pub(crate) fn cluster_kib_since(&self, before: &Self) -> f64 {
+        let cluster = |reading: &Self| reading.cluster.as_ref().map_or(f64::NAN, Usage::pss_mib);
+        (cluster(self) - cluster(before)) * 1024.0
+    }
+
+    /// How much memory this program has gained since `before`, in KiB.
+    pub(crate) fn own_kib_since(&self, before: &Self) -> f64 {
+        (self.own.pss_mib() - before.own.pss_mib()) * 1024.0
+    }
+
+    /// CPU of the cluster and of this program since `before`.
+    pub(crate) fn cpu_since(&self, before: &Self, what: &str) -> Vec<Measure> {
+        let elapsed = self.at.duration_since(before.at);
+        let cluster = self.cluster.as_ref().zip(before.cluster.as_ref());
+        let cluster = cluster.map_or(f64::NAN, |(now, then)| now.since(then, elapsed).0);
+        vec![
+            Measure::lower(format!("CPU of the cluster, {what}"), "millicores", cluster),
+            Measure::lower(
+                format!("CPU of bench, {what}"),
+                "millicores",
+                self.own.since(&before.own, elapsed).0,
+            ),
+        ]
     }
 }
 
@@ -264,6 +307,19 @@ mod tests {
         let after = usage(&[(1, 110, 30), (3, 10, 5)]);
         assert_eq!(after.since(&before, Duration::from_secs(2)), (100.0, 25.0));
         assert_eq!(after.pss_mib(), 1.0);
+    }
+
+    #[test]
+    fn readings_without_a_cluster_know_this_program() {
+        let before = Reading::take(None).expect("no processes are asked for");
+        let after = Reading::take(None).expect("no processes are asked for");
+        assert!(after.own.pss_mib() > 0.0);
+        assert!(after.cluster_kib_since(&before).is_nan());
+        let (cluster, own) = match after.cpu_since(&before, "x").as_slice() {
+            [cluster, own] => (cluster.value, own.value),
+            other => panic!("not two measures: {other:?}"),
+        };
+        assert!(cluster.is_nan() && own >= 0.0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -10,13 +10,17 @@ use kube::api::{DeleteParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Config};
+use tokio::time::{sleep, timeout};
 
-use tokio::time::timeout;
-
-use crate::error::{Context, Result};
+use crate::error::{BenchError, Context, Result};
 
 /// How long making a namespace ready or emptying it may take.
 const NAMESPACE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a change of rights, policies or kinds may take to have its effect.
+const EFFECT_LIMIT: Duration = Duration::from_secs(60);
+/// How often it is looked for. There is no event for it.
+const EFFECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// `name=path`: a name for the table and the kubeconfig of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +43,38 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// A client with a connection of its own, as another program would have.
-    pub(crate) async fn connect(&self) -> Result<Client> {
+    /// How to reach the cluster, as the user of the kubeconfig.
+    pub(crate) async fn config(&self) -> Result<Config> {
         let what = || format!("could not use the kubeconfig {}", self.kubeconfig.display());
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context(what)?;
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context(what)?;
         // A retried request would count as one slow request, and hide an overloaded server.
         config.default_retry = false;
-        Client::try_from(config).context(what)
+        Ok(config)
+    }
+
+    /// How to reach the cluster as another user, by impersonation, which the user of the kubeconfig must
+    /// be allowed.
+    pub(crate) async fn config_as(&self, user: &str, groups: &[&str]) -> Result<Config> {
+        let mut config = self.config().await?;
+        config.auth_info.impersonate = Some(user.to_string());
+        config.auth_info.impersonate_groups = Some(groups.iter().map(ToString::to_string).collect());
+        Ok(config)
+    }
+
+    /// A client with a connection of its own, as another program would have.
+    pub(crate) async fn connect(&self) -> Result<Client> {
+        self.client(self.config().await?)
+    }
+
+    /// A client of another user.
+    pub(crate) async fn connect_as(&self, user: &str, groups: &[&str]) -> Result<Client> {
+        self.client(self.config_as(user, groups).await?)
+    }
+
+    fn client(&self, config: Config) -> Result<Client> {
+        Client::try_from(config).context(|| format!("could not make a client of {}", self.name))
     }
 
     pub(crate) async fn connect_many(&self, count: usize) -> Result<Vec<Client>> {
@@ -66,6 +93,16 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// Does some work in a namespace made for it, which is deleted again, also after a failure.
+    pub(crate) async fn within<T>(client: &Client, work: impl AsyncFnOnce(&str) -> Result<T>) -> Result<T> {
+        let workspace = Self::create(client).await?;
+        let result = work(&workspace.name).await;
+        let removed = workspace.remove().await;
+        let done = result?;
+        removed?;
+        Ok(done)
+    }
+
     /// Makes a namespace with a name of its own and waits for its service account, without which no
     /// pod is accepted.
     pub(crate) async fn create(client: &Client) -> Result<Self> {
@@ -96,6 +133,19 @@ impl Workspace {
         await_condition(namespaces, &self.name, is_gone).await.context(what)?;
         Ok(())
     }
+}
+
+/// Waits until a change that a server accepted is also obeyed: servers learn of rights, policies and
+/// kinds with a delay.
+pub(crate) async fn await_effect(what: &str, is_there: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_there().await? {
+        if begun.elapsed() > EFFECT_LIMIT {
+            return Err(BenchError::new(format!("{what} had no effect after {} s", EFFECT_LIMIT.as_secs())));
+        }
+        sleep(EFFECT_PAUSE).await;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub enum Storage {
     Volatile,
     /// Nowhere: a question that is answered, such as SubjectAccessReview. Only `create` exists.
     Virtual,
+    /// Nowhere: made anew for each reader, such as ComponentStatus. Only `get` and `list` exist.
+    Computed,
 }
 
 /// Parts of an object with an address of their own.
@@ -158,6 +160,8 @@ pub struct Strategy {
     pub validate: fn(&Value) -> Errors,
     /// Checks a change `(new, old)`; [`Strategy::validate`] has run on `new`.
     pub validate_update: fn(&Value, &Value) -> Errors,
+    /// Checks a change `(new, old)` that came through `/status`.
+    pub validate_status: fn(&Value, &Value) -> Errors,
 }
 
 impl Strategy {
@@ -168,6 +172,7 @@ impl Strategy {
         prepare_update: |_, _| {},
         validate: |_| Errors::new(),
         validate_update: |_, _| Errors::new(),
+        validate_status: |_, _| Errors::new(),
     };
 }
 
@@ -223,7 +228,8 @@ pub struct Row {
     pub status_on_create: bool,
     /// Whether `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
-    /// Set when the objects are kept in the form of another version.
+    /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
+    /// are about objects in the form of the row's own version.
     pub stored_as: Option<Conversion>,
     /// Rules.
     pub strategy: Strategy,

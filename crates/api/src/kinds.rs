@@ -6,102 +6,193 @@
 //! `prepare_update` and `validate_update` of a row are for writes to the object itself; writes to a subresource change
 //! one part and are checked by the rules of that part (see [`pod::update`]).
 
+pub mod admission;
+pub mod api_service;
+pub mod binding;
+pub mod certificate;
+pub mod component_status;
 pub mod config_map;
+pub mod controller_revision;
+pub mod csi;
 pub mod custom_resource_definition;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device;
 pub mod endpoint_slice;
+pub mod endpoints;
 pub mod event;
+pub mod expression;
+pub mod flow_control;
+pub mod horizontal_pod_autoscaler;
+pub mod ingress;
 pub mod job;
 pub(crate) mod json;
 pub mod lease;
+pub mod limit_range;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod pod;
+pub mod pod_template;
 pub mod policy;
 pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
+pub mod replication_controller;
+pub mod resource_quota;
 pub mod reviews;
-mod rules;
+pub(crate) mod rules;
+pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage;
+pub mod volume_attachment;
 mod workload;
 
 use crate::kind::Row;
 
-/// All kinds with working rules and loops, in the order discovery shows them: core first, then group by group.
+/// All kinds, in the order discovery shows them: core first, then group by group, the best version of a kind first.
 pub static ROWS: &[&Row] = &[
+    &binding::BINDING,
+    &component_status::COMPONENT_STATUS,
     &config_map::CONFIG_MAP,
+    &endpoints::ENDPOINTS,
     &event::EVENT,
+    &limit_range::LIMIT_RANGE,
     &namespace::NAMESPACE,
     &node::NODE,
+    &storage::PERSISTENT_VOLUME_CLAIM,
+    &storage::PERSISTENT_VOLUME,
     &pod::POD,
+    &pod_template::POD_TEMPLATE,
+    &replication_controller::REPLICATION_CONTROLLER,
+    &resource_quota::RESOURCE_QUOTA,
     &secret::SECRET,
     &service_account::SERVICE_ACCOUNT,
     &service::SERVICE,
+    &api_service::API_SERVICE,
+    &controller_revision::CONTROLLER_REVISION,
+    &daemon_set::DAEMON_SET,
     &deployment::DEPLOYMENT,
     &replica_set::REPLICA_SET,
+    &stateful_set::STATEFUL_SET,
+    &event::EVENTS_EVENT,
     &reviews::SELF_SUBJECT_REVIEW,
     &reviews::TOKEN_REVIEW,
     &reviews::LOCAL_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_ACCESS_REVIEW,
     &reviews::SELF_SUBJECT_RULES_REVIEW,
     &reviews::SUBJECT_ACCESS_REVIEW,
-    &lease::LEASE,
     &custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
-    &endpoint_slice::ENDPOINT_SLICE,
+    &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER,
+    &horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
+    &job::CRON_JOB,
+    &job::JOB,
+    &certificate::CERTIFICATE_SIGNING_REQUEST,
+    &certificate::CLUSTER_TRUST_BUNDLE,
+    &ingress::INGRESS_CLASS,
+    &ingress::INGRESS,
+    &service_cidr::IP_ADDRESS,
+    &network_policy::NETWORK_POLICY,
+    &service_cidr::SERVICE_CIDR,
+    &policy::POD_DISRUPTION_BUDGET,
     &rbac::CLUSTER_ROLE_BINDING,
     &rbac::CLUSTER_ROLE,
     &rbac::ROLE_BINDING,
     &rbac::ROLE,
-    &priority_class::PRIORITY_CLASS,
-];
-
-/// Kinds whose rules stand and whose loops do not run yet. Whether to serve them already is the server's choice: an
-/// object that nobody acts on helps `kubectl apply` through a manifest and misleads whoever waits for pods.
-pub static LATER_ROWS: &[&Row] = &[
-    &storage::PERSISTENT_VOLUME_CLAIM,
-    &storage::PERSISTENT_VOLUME,
-    &daemon_set::DAEMON_SET,
-    &stateful_set::STATEFUL_SET,
-    &job::CRON_JOB,
-    &job::JOB,
-    &policy::POD_DISRUPTION_BUDGET,
+    &csi::CSI_DRIVER,
+    &csi::CSI_NODE,
+    &csi::CSI_STORAGE_CAPACITY,
     &storage::STORAGE_CLASS,
+    &volume_attachment::VOLUME_ATTACHMENT,
+    &storage::VOLUME_ATTRIBUTES_CLASS,
+    &admission::policy::MUTATING_ADMISSION_POLICY,
+    &admission::policy::MUTATING_ADMISSION_POLICY_BINDING,
+    &admission::webhook::MUTATING_WEBHOOK_CONFIGURATION,
+    &admission::policy::VALIDATING_ADMISSION_POLICY,
+    &admission::policy::VALIDATING_ADMISSION_POLICY_BINDING,
+    &admission::webhook::VALIDATING_WEBHOOK_CONFIGURATION,
+    &priority_class::PRIORITY_CLASS,
+    &lease::LEASE,
+    &runtime_class::RUNTIME_CLASS,
+    &endpoint_slice::ENDPOINT_SLICE,
+    &flow_control::FLOW_SCHEMA,
+    &flow_control::PRIORITY_LEVEL_CONFIGURATION,
+    &device::DEVICE_CLASS,
+    &device::RESOURCE_CLAIM,
+    &device::RESOURCE_CLAIM_TEMPLATE,
+    &device::slice::RESOURCE_SLICE,
 ];
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use jiff::Timestamp;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::schema::Types;
-
-    fn all() -> impl Iterator<Item = &'static Row> {
-        ROWS.iter().chain(LATER_ROWS).copied()
-    }
+    use crate::schema::{FieldType, Types};
 
     fn documents() -> Vec<(&'static Row, Value)> {
-        all().map(|row| (row, json!({"metadata": {"name": "a"}, "spec": {}, "status": {}}))).collect()
+        ROWS.iter().map(|row| (*row, json!({"metadata": {"name": "a"}, "spec": {}, "status": {}}))).collect()
     }
 
     #[test]
     fn rows_are_complete_and_different() {
-        let (mut plurals, mut kinds, mut shorts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for row in all() {
-            assert!(plurals.insert((row.group, row.plural)), "{} stands twice", row.plural);
-            assert!(kinds.insert((row.group, row.kind)), "{} stands twice", row.kind);
+        let (mut plurals, mut kinds, mut shorts) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        for row in ROWS {
+            assert!(plurals.insert((row.group, row.version, row.plural)), "{} stands twice", row.plural);
+            assert!(kinds.insert((row.group, row.version, row.kind)), "{} stands twice", row.kind);
             assert_eq!(row.singular, row.kind.to_lowercase());
             assert!(Types::get().type_(row.schema).is_some(), "{} has no schema", row.kind);
             for short in row.short_names {
-                assert!(shorts.insert(*short), "{short} stands twice");
+                // Two versions of a kind share their short names.
+                assert_eq!(*shorts.entry(*short).or_insert(row.kind), row.kind, "{short} stands twice");
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_point_at_fields_of_the_schema() {
+        for row in ROWS {
+            for (label, pointer) in row.field_selectors {
+                let mut type_ = Types::get().type_(row.schema);
+                for step in pointer.split('/').skip(1) {
+                    let field = type_.and_then(|type_| type_.field(step));
+                    let field = field.unwrap_or_else(|| panic!("{}: {label} points at nothing", row.kind));
+                    type_ = match field.type_ {
+                        FieldType::Struct(name) => Types::get().type_(name),
+                        _ => None,
+                    };
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn conversions_keep_the_schema() {
+        for row in ROWS {
+            let Some(conversion) = row.stored_as else { continue };
+            let kept = ROWS.iter().find(|kept| {
+                let name = crate::registry::Kind::from(**kept).resource().to_owned();
+                name == conversion.resource && kept.stored_as.is_none()
+            });
+            let kept = kept.unwrap_or_else(|| panic!("{} is kept as nothing", row.kind));
+            assert_eq!((kept.scope, kept.kind), (row.scope, row.kind));
+            let version = |row: &'static Row| crate::registry::Kind::from(row).api_version().to_owned();
+            let mut document =
+                json!({"apiVersion": version(row), "kind": row.kind, "spec": {}, "status": {}});
+            (conversion.to_storage)(&mut document);
+            assert_eq!(document["apiVersion"], version(kept));
+            (conversion.from_storage)(&mut document);
+            assert_eq!(document["apiVersion"], version(row));
+            for mut junk in [json!(null), json!([]), json!({"metadata": 1, "spec": [], "status": "x"})] {
+                (conversion.to_storage)(&mut junk);
+                (conversion.from_storage)(&mut junk);
             }
         }
     }

@@ -49,11 +49,23 @@ pub fn json_patch(document: &mut Value, patch: Value) -> Result<(), PatchError> 
                 "the copies of the patch exceed the limit of {MAX_COPIED} bytes"
             )));
         }
+        if tests_absence(document, operation) {
+            continue;
+        }
         // The document is the caller's own copy: a failed patch needs no undoing.
         json_patch::patch_unsafe(document, std::slice::from_ref(operation))
             .map_err(|e| PatchError::DoesNotApply(e.to_string()))?;
     }
     Ok(())
+}
+
+/// Whether an operation tests a member that its object has not for null. The RFC would let that fail; Kubernetes lets it
+/// pass, and clients add the first element of a list of finalizers on this condition.
+fn tests_absence(document: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| document.pointer(parent));
+    test.value.is_null() && document.pointer(path).is_none() && parent.is_some_and(Value::is_object)
 }
 
 /// Refuses an operation that would make the document too deep; bytes that it copies.
@@ -122,6 +134,23 @@ mod tests {
             json_patch(&mut document, Value::Array(many)),
             Err(PatchError::TooManyOperations(_))
         ));
+    }
+
+    #[test]
+    fn absent_members_pass_a_test_for_null() {
+        let rows = [
+            ("/b", json!(null), true),
+            ("/b", json!([]), false),
+            ("/a", json!(null), false),
+            ("/none", json!(null), true),
+            ("/b/c", json!(null), false),
+            ("/a/7", json!(null), false),
+        ];
+        for (path, value, passes) in rows {
+            let mut document = json!({"a": [1], "none": null});
+            let patch = json!([{"op": "test", "path": path, "value": value}]);
+            assert_eq!(json_patch(&mut document, patch).is_ok(), passes, "{path} {value}");
+        }
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub struct Kind {
     pub generation: bool,
     pub stored_as: Stored,
     pub scale: ScalePaths,
+    /// The definition is being deleted: nothing new is taken.
+    pub closing: bool,
     /// What users of a deprecated version are told.
     pub deprecation: Option<String>,
     pub strategy: Strategy,
@@ -180,6 +182,7 @@ impl From<&'static Row> for Kind {
             generation: row.generation,
             stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
             scale: ScalePaths::WORKLOAD,
+            closing: false,
             deprecation: None,
             strategy: row.strategy,
             names: Names::new(row.group, row.version, row.plural, row.stored_as.map(|other| other.resource)),
@@ -212,6 +215,7 @@ impl Kind {
             generation: true,
             stored_as: Stored::AsIs,
             scale: ScalePaths::WORKLOAD,
+            closing: false,
             deprecation: None,
             strategy: Strategy::PLAIN,
             names: Names::new(group, version, plural, None),
@@ -241,7 +245,7 @@ impl Kind {
 
     /// Objects exist, rather than being questions.
     pub fn stored(&self) -> bool {
-        self.storage != Storage::Virtual
+        !matches!(self.storage, Storage::Virtual | Storage::Computed)
     }
 
     /// Whether there is such an address below objects.
@@ -251,10 +255,10 @@ impl Kind {
 
     /// Verbs of the resource itself, as discovery lists them.
     pub fn verbs(&self) -> &'static [&'static str] {
-        if self.stored() {
-            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-        } else {
-            &["create"]
+        match self.storage {
+            Storage::Virtual => &["create"],
+            Storage::Computed => &["get", "list"],
+            _ => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         }
     }
 
@@ -413,8 +417,9 @@ mod tests {
                 "{name}: kind twice"
             );
             for short in &kind.short_names {
-                let holders = registry.kinds().iter().filter(|k| k.short_names.contains(short)).count();
-                assert_eq!(holders, 1, "{name}: short name {short} twice");
+                let other =
+                    registry.kinds().iter().find(|k| k.short_names.contains(short) && k.kind != kind.kind);
+                assert!(other.is_none(), "{name}: short name {short} twice");
             }
             let object = serde_json::json!({"metadata": {"name": "x"}});
             let cells = kind.cells(&object, jiff::Timestamp::UNIX_EPOCH);

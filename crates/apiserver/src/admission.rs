@@ -1,7 +1,7 @@
 //! Admission: what the server adds to a request's object and what it refuses beyond the rules of the kind.
 //!
 //! A plug-in is a function in one of the tables below; the pipeline calls them in order. Plug-ins may read the watch
-//! cache, and nothing else of the world. Three things a plug-in may leave behind besides its verdict:
+//! cache, and nothing else of the world; who is asked over the network ([`webhooks`]) joins after them. Three things a plug-in may leave behind besides its verdict:
 //!
 //! - what it has taken ([`Held`]: addresses and ports), given back unless the object is stored;
 //! - what must change with the object ([`Charges`]: the usage of quotas), written in the object's own transaction and
@@ -11,10 +11,12 @@
 mod addresses;
 mod certificates;
 mod ingress_class;
+mod intercept;
 mod limit_range;
 pub(crate) mod matching;
 mod namespace;
 mod node;
+mod notes;
 mod pod;
 mod pod_security;
 pub(crate) mod policy;
@@ -23,20 +25,24 @@ mod resource_quota;
 mod runtime_class;
 mod storage_class;
 mod topology;
+pub(crate) mod webhooks;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
+use sampan_api::schema::Schema;
 use serde_json::Value;
 
 pub(crate) use addresses::{AddressRange, Allocator, Held};
 pub(crate) use node::node_of;
+pub(crate) use notes::Notes;
 pub(crate) use resource_quota::{Charges, Turns};
 pub(crate) use topology::copy_labels as copy_topology_labels;
 
 use crate::auth::User;
+use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::server::ApiServer;
 use crate::view::View;
@@ -67,60 +73,10 @@ impl Operation {
     }
 }
 
-/// More warnings than this are not sent with one answer: headers are small.
-const MAX_WARNINGS: usize = 32;
-/// Annotations kept of one request.
-const MAX_ANNOTATIONS: usize = 100;
-
-/// What admission has to say beside its verdict. One per request; an attempt that is repeated begins with none.
-#[derive(Debug, Default)]
-pub(crate) struct Notes {
-    warnings: Mutex<Vec<String>>,
-    annotations: Mutex<Vec<(String, String)>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Notes {
-    /// Tells the client; what was said already is not said twice.
-    pub(crate) fn warn(&self, warning: &str) {
-        let mut warnings = locked(&self.warnings);
-        if warnings.len() < MAX_WARNINGS && !warnings.iter().any(|said| said == warning) {
-            warnings.push(warning.to_owned());
-        }
-    }
-
-    /// Keeps an annotation for the audit of the request.
-    pub(crate) fn annotate(&self, key: String, value: String) {
-        let mut annotations = locked(&self.annotations);
-        if annotations.len() < MAX_ANNOTATIONS {
-            annotations.push((key, value));
-        }
-    }
-
-    /// Before an attempt.
-    pub(crate) fn clear(&self) {
-        locked(&self.warnings).clear();
-        locked(&self.annotations).clear();
-    }
-
-    /// The warnings, for the answer.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        locked(&self.warnings).clone()
-    }
-
-    /// The annotations of the audit.
-    #[allow(dead_code)] // The audit log reads them once there is one.
-    pub(crate) fn annotations(&self) -> Vec<(String, String)> {
-        locked(&self.annotations).clone()
-    }
-}
-
 /// The request an object comes with.
 pub(crate) struct Admission<'a> {
     pub(crate) server: &'a ApiServer,
+    pub(crate) call: &'a WriteCall<'a>,
     pub(crate) kind: &'a Arc<Kind>,
     pub(crate) namespace: &'a str,
     pub(crate) user: &'a User,
@@ -151,6 +107,7 @@ impl<'a> Admission<'a> {
     ) -> Self {
         Self {
             server,
+            call,
             kind: call.kind,
             namespace: call.namespace,
             user: call.user,
@@ -229,7 +186,7 @@ const MUTATING: &[Mutate] = &[
     runtime_class::merge,
     ingress_class::default_class,
     topology::labels_of_bound_pod,
-    policy::mutate,
+    certificates::requester,
 ];
 
 /// In upstream's order. Quotas come after all of them, because they are charged only for what is admitted.
@@ -240,39 +197,50 @@ const VALIDATING: &[Validate] = &[
     pod_security::validate,
     storage_class::resize,
     runtime_class::validate,
-    certificates::validate,
+    certificates::signer,
     policy::check_definition,
     policy::validate,
 ];
+
+/// The server's own steps. Running them again after somebody else has changed the object changes nothing twice.
+fn complete(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
+    MUTATING.iter().try_for_each(|plugin| plugin(admission, object))
+}
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
     admission.notes.clear();
     namespace::lifecycle(admission, object).await?;
     pod::await_service_account(admission, object).await;
-    for plugin in MUTATING {
-        plugin(admission, object)?;
-    }
+    complete(admission, object)?;
+    // Not one of those steps: a policy may well add something at each run.
+    policy::mutate(admission, object)?;
+    intercept::mutate(admission, object, complete).await?;
     addresses::allocate(admission, object)
 }
 
 /// Refuses an object, or says what must be written together with it.
 pub(crate) async fn validate(admission: &Admission<'_>, object: &Value) -> Result<Charges, ApiError> {
     VALIDATING.iter().try_for_each(|plugin| plugin(admission, object))?;
+    intercept::validate(admission, object).await?;
     resource_quota::charge(admission, object).await
 }
 
-/// Refuses an action on an object: a document that is posted below it (binding, eviction, token), or a stream.
-pub(crate) fn validate_action(
+/// Lets everybody have a word about an action on an object: a document that is posted below it (binding, eviction,
+/// token), or a stream. The document as it is to be obeyed; `schema` is its type if a webhook may change it.
+pub(crate) async fn act(
     server: &ApiServer,
     call: &WriteCall<'_>,
     operation: Operation,
     subresource: Subresource,
-    document: &Value,
-) -> Result<(), ApiError> {
-    let subresource = subresource.as_str();
-    let admission = Admission { subresource, ..Admission::of(server, call, operation, None) };
-    policy::validate(&admission, document)
+    schema: Option<&Schema>,
+    document: Value,
+) -> Result<Value, ApiError> {
+    let admission =
+        Admission { subresource: subresource.as_str(), ..Admission::of(server, call, operation, None) };
+    let document = intercept::action(&admission, subresource, schema, document).await?;
+    policy::validate(&admission, &document)?;
+    Ok(document)
 }
 
 /// Whether a namespace is one that always exists.
@@ -281,9 +249,15 @@ pub(crate) fn is_immortal_namespace(name: &str) -> bool {
 }
 
 /// Refuses the deletion of an object.
-pub(crate) fn validate_delete(server: &ApiServer, call: &WriteCall<'_>, old: &Value) -> Result<(), ApiError> {
+pub(crate) async fn validate_delete(
+    server: &ApiServer,
+    call: &WriteCall<'_>,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
     call.notes.clear();
     let admission = Admission::of(server, call, Operation::Delete, Some(old));
     node::restrict_delete(&admission, old)?;
-    policy::validate(&admission, old)
+    policy::validate(&admission, old)?;
+    intercept::delete(&admission, old, options.document()).await
 }

@@ -1,5 +1,15 @@
 //! Who is asking and what they may do.
+//!
+//! [`authenticate`] finds out who sent a request, [`impersonation`] whom they act as, [`authorize`] whether they may.
 
+pub(crate) mod authenticate;
+pub(crate) mod authorize;
+pub(crate) mod bootstrap_tokens;
+pub(crate) mod certificates;
+mod impersonation;
+mod jwt;
+pub(crate) mod node;
+pub(crate) mod oidc;
 pub(crate) mod rbac;
 pub(crate) mod reviews;
 pub(crate) mod tokens;
@@ -14,6 +24,9 @@ pub(crate) const ANONYMOUS: &str = "system:anonymous";
 pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// May do everything; checked before any rule, so that nobody locks the administrator out.
 pub(crate) const MASTERS: &str = "system:masters";
+
+/// Which credential somebody came with: the name of an attribute of the user.
+pub(crate) const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// Who is asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +49,11 @@ impl User {
         Self { name: name.to_owned(), uid: String::new(), groups, extra: Vec::new() }
     }
 
+    /// Somebody whose evidence was bad: not even anonymous.
+    pub(crate) fn unknown() -> Self {
+        Self { name: String::new(), uid: String::new(), groups: Vec::new(), extra: Vec::new() }
+    }
+
     /// Somebody who did not say who they are.
     pub fn anonymous() -> Self {
         Self {
@@ -52,7 +70,11 @@ impl User {
         let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
         let groups: Vec<&str> =
             certificate.subject().iter_organization().filter_map(|o| o.as_str().ok()).collect();
-        Some(Self::known(name, &groups))
+        let mut user = Self::known(name, &groups);
+        let digest = ring::digest::digest(&ring::digest::SHA256, der);
+        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        user.extra.push((CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={digest}")]));
+        Some(user)
     }
 
     /// Whether the user is in a group.

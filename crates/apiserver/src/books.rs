@@ -56,7 +56,7 @@ pub(crate) fn durability(kind: &Kind, namespace: &str) -> Durability {
         Storage::Volatile => Durability::Volatile,
         Storage::Lazy if namespace == HEARTBEATS => Durability::Volatile,
         Storage::Lazy => Durability::Lazy,
-        Storage::Durable | Storage::Virtual => Durability::Durable,
+        Storage::Durable | Storage::Virtual | Storage::Computed => Durability::Durable,
     }
 }
 

@@ -1,261 +1,32 @@
 //! What every cluster has from its first moment: namespaces, roles, the API's own service, priority classes.
 //!
 //! Runs at every start. What exists is left as its owner changed it, except the endpoint of the API itself, which is
-//! where this server says it is.
+//! where this server says it is, and roles and bindings that have lost something of what they need.
+
+mod policy;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use sampan_api::decode::Strictness;
+use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
+use crate::auth::rbac;
 use crate::auth::{MASTERS, User};
 use crate::error::ApiError;
 use crate::flow;
 use crate::server::{ApiServer, StartError};
 use crate::view::View;
 use crate::write::{Change, WriteCall};
-
-/// Verbs that only look.
-const READ: &[&str] = &["get", "list", "watch"];
-/// Verbs that change.
-const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
-const ALL: &[&str] = &["*"];
-
-/// A rule: verbs, API groups, resources.
-type Rule<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str]);
-
-struct Role {
-    name: &'static str,
-    rules: &'static [Rule<'static>],
-    /// Addresses that are no resources, for `get`.
-    urls: &'static [&'static str],
-    /// Whom it is bound to: kind and name.
-    subjects: &'static [(&'static str, &'static str)],
-}
-
-const WORKLOADS: &[&str] = &[
-    "configmaps",
-    "endpoints",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "replicationcontrollers/scale",
-    "serviceaccounts",
-    "services",
-];
-const POD_STREAMS: &[&str] =
-    &["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"];
-const LOOKS: &[&str] = &[
-    "bindings",
-    "events",
-    "limitranges",
-    "namespaces",
-    "namespaces/status",
-    "pods/log",
-    "pods/status",
-    "resourcequotas",
-    "resourcequotas/status",
-];
-
-/// Roles and their bindings. Names and meaning are upstream's.
-const ROLES: &[Role] = &[
-    Role { name: "cluster-admin", rules: &[(ALL, ALL, ALL)], urls: &["*"], subjects: &[("Group", MASTERS)] },
-    Role {
-        name: "system:discovery",
-        rules: &[],
-        urls: &[
-            "/api",
-            "/api/*",
-            "/apis",
-            "/apis/*",
-            "/healthz",
-            "/livez",
-            "/openapi",
-            "/openapi/*",
-            "/readyz",
-            "/version",
-            "/version/",
-        ],
-        subjects: &[("Group", "system:authenticated")],
-    },
-    Role {
-        name: "system:public-info-viewer",
-        rules: &[],
-        urls: &["/healthz", "/livez", "/readyz", "/version", "/version/"],
-        subjects: &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
-    },
-    Role {
-        name: "system:monitoring",
-        rules: &[],
-        urls: &[
-            "/healthz",
-            "/healthz/*",
-            "/livez",
-            "/livez/*",
-            "/metrics",
-            "/metrics/slis",
-            "/readyz",
-            "/readyz/*",
-        ],
-        subjects: &[("Group", "system:monitoring")],
-    },
-    Role {
-        name: "system:basic-user",
-        rules: &[
-            (
-                &["create"],
-                &["authorization.k8s.io"],
-                &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
-            ),
-            (&["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
-        ],
-        urls: &[],
-        subjects: &[("Group", "system:authenticated")],
-    },
-    Role {
-        name: "admin",
-        rules: &[
-            (READ, &[""], WORKLOADS),
-            (WRITE, &[""], WORKLOADS),
-            (READ, &[""], POD_STREAMS),
-            (WRITE, &[""], POD_STREAMS),
-            (READ, &[""], LOOKS),
-            (&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),
-            (&["impersonate"], &[""], &["serviceaccounts"]),
-            (ALL, &["apps", "batch", "autoscaling", "policy", "networking.k8s.io"], ALL),
-            (READ, &["discovery.k8s.io"], &["endpointslices"]),
-            (&["create"], &["authorization.k8s.io"], &["localsubjectaccessreviews"]),
-            (ALL, &["rbac.authorization.k8s.io"], &["roles", "rolebindings"]),
-        ],
-        urls: &[],
-        subjects: &[],
-    },
-    Role {
-        name: "edit",
-        rules: &[
-            (READ, &[""], WORKLOADS),
-            (WRITE, &[""], WORKLOADS),
-            (READ, &[""], POD_STREAMS),
-            (WRITE, &[""], POD_STREAMS),
-            (READ, &[""], LOOKS),
-            (&["create"], &[""], &["pods/eviction", "serviceaccounts/token"]),
-            (&["impersonate"], &[""], &["serviceaccounts"]),
-            (ALL, &["apps", "batch", "autoscaling", "policy", "networking.k8s.io"], ALL),
-            (READ, &["discovery.k8s.io"], &["endpointslices"]),
-        ],
-        urls: &[],
-        subjects: &[],
-    },
-    Role {
-        name: "view",
-        rules: &[
-            (READ, &[""], WORKLOADS),
-            (READ, &[""], LOOKS),
-            (READ, &["apps", "batch", "autoscaling", "policy", "networking.k8s.io"], ALL),
-            (READ, &["discovery.k8s.io"], &["endpointslices"]),
-        ],
-        urls: &[],
-        subjects: &[],
-    },
-    Role {
-        name: "system:node",
-        rules: &[
-            (
-                READ,
-                &[""],
-                &[
-                    "configmaps",
-                    "endpoints",
-                    "namespaces",
-                    "nodes",
-                    "persistentvolumeclaims",
-                    "persistentvolumes",
-                    "pods",
-                    "secrets",
-                    "serviceaccounts",
-                    "services",
-                ],
-            ),
-            (READ, &["discovery.k8s.io"], &["endpointslices"]),
-            (READ, &["node.k8s.io", "storage.k8s.io"], ALL),
-            (&["create", "patch", "update"], &[""], &["nodes", "nodes/status"]),
-            (&["patch", "update"], &[""], &["pods/status"]),
-            (&["create", "delete"], &[""], &["pods"]),
-            (&["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-            (&["create"], &[""], &["serviceaccounts/token"]),
-            (&["create", "delete", "get", "patch", "update"], &["coordination.k8s.io"], &["leases"]),
-            (&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
-            (&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
-        ],
-        urls: &[],
-        subjects: &[("Group", "system:nodes")],
-    },
-    Role {
-        name: "system:kube-scheduler",
-        rules: &[
-            (
-                READ,
-                &[""],
-                &[
-                    "namespaces",
-                    "nodes",
-                    "persistentvolumeclaims",
-                    "persistentvolumes",
-                    "pods",
-                    "replicationcontrollers",
-                    "services",
-                ],
-            ),
-            (READ, &["apps", "policy", "storage.k8s.io", "resource.k8s.io"], ALL),
-            (&["create"], &[""], &["bindings", "pods/binding"]),
-            (&["delete"], &[""], &["pods"]),
-            (&["patch", "update"], &[""], &["pods/status"]),
-            (&["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-            (&["create", "get", "update"], &["coordination.k8s.io"], &["leases"]),
-        ],
-        urls: &[],
-        subjects: &[("User", "system:kube-scheduler")],
-    },
-    Role {
-        // The loops delete whatever their owners leave behind, in every group.
-        name: "system:kube-controller-manager",
-        rules: &[(ALL, ALL, ALL)],
-        urls: &["/api", "/api/*", "/apis", "/apis/*"],
-        subjects: &[("User", "system:kube-controller-manager")],
-    },
-];
+use policy::{AUTO_UPDATE, GROUP, NODE, ROLES};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
-fn rule((verbs, groups, resources): &Rule<'_>) -> Value {
-    json!({"verbs": verbs, "apiGroups": groups, "resources": resources})
-}
-
-fn cluster_role(role: &Role) -> Value {
-    let mut rules: Vec<Value> = role.rules.iter().map(rule).collect();
-    if !role.urls.is_empty() {
-        let verbs: &[&str] = if role.urls == ["*"] { ALL } else { &["get"] };
-        rules.push(json!({"verbs": verbs, "nonResourceURLs": role.urls}));
-    }
-    json!({"metadata": bootstrap_metadata(role.name), "rules": rules})
-}
-
-fn cluster_role_binding(role: &Role) -> Value {
-    let subjects: Vec<Value> = role
-        .subjects
-        .iter()
-        .map(|(kind, name)| json!({"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"}))
-        .collect();
-    json!({
-        "metadata": bootstrap_metadata(role.name),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role.name},
-        "subjects": subjects,
-    })
-}
-
-fn bootstrap_metadata(name: &str) -> Value {
-    json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}})
+/// What every node may, whatever its pods are: the rules of the role `system:node`.
+pub(crate) fn node_rules() -> Vec<rbac::Rule> {
+    let role = ROLES.iter().find(|role| role.name == NODE);
+    role.map(|role| rbac::rules_in(&role.cluster_role())).unwrap_or_default()
 }
 
 /// Creates what is missing.
@@ -264,18 +35,18 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
         create(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
     for role in ROLES {
-        create(server, "rbac.authorization.k8s.io", "clusterroles", "", cluster_role(role)).await?;
+        let object = role.cluster_role();
+        if !create(server, GROUP, "clusterroles", "", object.clone()).await? {
+            complete(server, "clusterroles", &object, missing_of_role).await?;
+        }
         if !role.subjects.is_empty() {
-            create(
-                server,
-                "rbac.authorization.k8s.io",
-                "clusterrolebindings",
-                "",
-                cluster_role_binding(role),
-            )
-            .await?;
+            let object = role.cluster_role_binding();
+            if !create(server, GROUP, "clusterrolebindings", "", object.clone()).await? {
+                complete(server, "clusterrolebindings", &object, missing_of_binding).await?;
+            }
         }
     }
+    unbind_nodes(server).await?;
     for (name, value, what) in [
         ("system-cluster-critical", 2_000_000_000, "Pods the cluster cannot do without."),
         ("system-node-critical", 2_000_001_000, "Pods their node cannot do without."),
@@ -313,6 +84,109 @@ async fn flow_control(server: &Arc<ApiServer>) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What a role of ours lacks, as a merge patch. Rules that somebody added stay, and so does who set the mark to `false`.
+fn missing_of_role(present: &Value, wanted: &Value) -> Option<Value> {
+    let mut patch = json!({});
+    if wanted["aggregationRule"].is_null() {
+        let (have, want) = (rbac::rules_in(present), rbac::rules_in(wanted));
+        let lacking = rbac::missing(&have, &want);
+        if !lacking.is_empty() {
+            let mut rules = present["rules"].as_array().cloned().unwrap_or_default();
+            let wanted = wanted["rules"].as_array().into_iter().flatten().zip(&want);
+            let added = wanted.filter(|(_, rule)| lacking.contains(rule)).map(|(value, _)| value.clone());
+            rules.extend(added);
+            patch["rules"] = rules.into();
+        }
+    } else {
+        // The rules are the loop's business, what it gathers is ours.
+        let field = "clusterRoleSelectors";
+        let have = present["aggregationRule"][field].as_array().cloned().unwrap_or_default();
+        let want = wanted["aggregationRule"][field].as_array().into_iter().flatten();
+        let lacking: Vec<Value> = want.filter(|selector| !have.contains(selector)).cloned().collect();
+        if !lacking.is_empty() {
+            patch["aggregationRule"][field] = [have, lacking].concat().into();
+        }
+    }
+    missing_metadata(present, wanted, &mut patch);
+    (patch != json!({})).then_some(patch)
+}
+
+/// What a binding of ours lacks.
+fn missing_of_binding(present: &Value, wanted: &Value) -> Option<Value> {
+    let mut patch = json!({});
+    let have = present["subjects"].as_array().cloned().unwrap_or_default();
+    let same =
+        |a: &Value, b: &Value| ["kind", "name", "namespace"].iter().all(|field| a[*field] == b[*field]);
+    let want = wanted["subjects"].as_array().into_iter().flatten();
+    let lacking: Vec<Value> =
+        want.filter(|subject| !have.iter().any(|known| same(known, subject))).cloned().collect();
+    if !lacking.is_empty() {
+        patch["subjects"] = [have, lacking].concat().into();
+    }
+    missing_metadata(present, wanted, &mut patch);
+    (patch != json!({})).then_some(patch)
+}
+
+fn missing_metadata(present: &Value, wanted: &Value, patch: &mut Value) {
+    for part in ["labels", "annotations"] {
+        for (key, value) in wanted["metadata"][part].as_object().into_iter().flatten() {
+            if present["metadata"][part][key].is_null() {
+                patch["metadata"][part][key] = value.clone();
+            }
+        }
+    }
+}
+
+/// Brings back what a role or binding of ours has lost since it was made, or never had because it was made by an older
+/// release (auto-reconciliation, as upstream does).
+async fn complete(
+    server: &Arc<ApiServer>,
+    plural: &str,
+    wanted: &Value,
+    missing: fn(&Value, &Value) -> Option<Value>,
+) -> Result<(), StartError> {
+    let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+    let kind = kind(server, GROUP, plural)?;
+    let present = server.cache.resource(kind.resource()).get(&kind.store_key("", name));
+    let present: Value =
+        present.and_then(|item| serde_json::from_slice(&item.bytes).ok()).unwrap_or_default();
+    if present["metadata"]["annotations"][AUTO_UPDATE] == "false" {
+        return Ok(());
+    }
+    match missing(&present, wanted) {
+        Some(patch) => change(server, &kind, "", name, patch).await,
+        None => Ok(()),
+    }
+}
+
+/// Older releases bound the role of nodes to all nodes, which made every secret every node's. Such a binding is emptied
+/// once; the mark it then carries says that whoever fills it again means it.
+async fn unbind_nodes(server: &Arc<ApiServer>) -> Result<(), StartError> {
+    let kind = kind(server, GROUP, "clusterrolebindings")?;
+    let Some(item) = server.cache.resource(kind.resource()).get(&kind.store_key("", NODE)) else {
+        return Ok(());
+    };
+    let present: Value = serde_json::from_slice(&item.bytes).unwrap_or_default();
+    if !present["metadata"]["annotations"][AUTO_UPDATE].is_null() {
+        return Ok(());
+    }
+    let patch = json!({"subjects": null, "metadata": {"annotations": {AUTO_UPDATE: "true"}}});
+    change(server, &kind, "", NODE, patch).await
+}
+
+async fn change(
+    server: &Arc<ApiServer>,
+    kind: &Arc<Kind>,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+) -> Result<(), StartError> {
+    let user = User::known("system:apiserver", &[MASTERS]);
+    let call = WriteCall::internal(kind, namespace, name, View::Object, &user);
+    let changed = server.change(&call, &Change::Merge(patch), &Strictness::default()).await;
+    changed.map(drop).map_err(|e| StartError::Bootstrap(format!("{} {name}", kind.plural), e))
+}
+
 /// The slice behind the service `kubernetes` is made by the server itself.
 async fn own_endpoint(server: &Arc<ApiServer>) -> Result<(), StartError> {
     let (address, port) = server.config.advertise;
@@ -329,21 +203,11 @@ async fn own_endpoint(server: &Arc<ApiServer>) -> Result<(), StartError> {
         return Ok(());
     }
     let kind = kind(server, "discovery.k8s.io", "endpointslices")?;
-    let user = User::known("system:apiserver", &[MASTERS]);
-    let call = WriteCall::internal(&kind, "default", "kubernetes", View::Object, &user);
     let patch = json!({"endpoints": slice["endpoints"], "ports": slice["ports"]});
-    server
-        .change(&call, &Change::Merge(patch), &Strictness::default())
-        .await
-        .map(|_| ())
-        .map_err(|e| StartError::Bootstrap("the endpoint of the API".to_owned(), e))
+    change(server, &kind, "default", "kubernetes", patch).await
 }
 
-fn kind(
-    server: &ApiServer,
-    group: &str,
-    plural: &str,
-) -> Result<Arc<sampan_api::registry::Kind>, StartError> {
+fn kind(server: &ApiServer, group: &str, plural: &str) -> Result<Arc<Kind>, StartError> {
     server
         .registry()
         .find_resource(group, plural)
@@ -352,7 +216,7 @@ fn kind(
 }
 
 /// Creates an object; `false` if it exists.
-async fn create(
+pub(crate) async fn create(
     server: &Arc<ApiServer>,
     group: &str,
     plural: &str,
@@ -371,5 +235,64 @@ async fn create(
         Ok(_) => Ok(true),
         Err(ApiError { reason: "AlreadyExists", .. }) => Ok(false),
         Err(e) => Err(StartError::Bootstrap(format!("{plural} {name}"), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_brought_back() {
+        let rule = |verb: &str| json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]});
+        let annotated = json!({"annotations": {AUTO_UPDATE: "true"}});
+        let role = |rules: Vec<Value>| json!({"metadata": annotated, "rules": rules});
+        let subject = |name: &str| json!({"kind": "User", "name": name});
+        let binding = |subjects: Vec<Value>| json!({"metadata": annotated, "subjects": subjects});
+        let whole = |labels: &[&str]| {
+            let selectors: Vec<Value> =
+                labels.iter().map(|l| json!({"matchLabels": {(*l): "true"}})).collect();
+            json!({"metadata": annotated, "aggregationRule": {"clusterRoleSelectors": selectors}})
+        };
+        type Missing = fn(&Value, &Value) -> Option<Value>;
+        let rows: Vec<(&str, Missing, Value, Value, Option<Value>)> = vec![
+            ("whole", missing_of_role, role(vec![rule("get")]), role(vec![rule("get")]), None),
+            ("wider", missing_of_role, role(vec![rule("*")]), role(vec![rule("get")]), None),
+            (
+                "lost",
+                missing_of_role,
+                role(vec![rule("delete")]),
+                role(vec![rule("get"), rule("delete")]),
+                Some(json!({"rules": [rule("delete"), rule("get")]})),
+            ),
+            (
+                "from an older release",
+                missing_of_role,
+                json!({"metadata": {}, "rules": [rule("get")]}),
+                role(vec![rule("get")]),
+                Some(json!({"metadata": annotated})),
+            ),
+            (
+                "gathers",
+                missing_of_role,
+                whole(&["own"]),
+                whole(&["a"]),
+                Some(json!({"aggregationRule": {"clusterRoleSelectors": [
+                    {"matchLabels": {"own": "true"}}, {"matchLabels": {"a": "true"}},
+                ]}})),
+            ),
+            ("gathers all", missing_of_role, whole(&["a", "own"]), whole(&["a"]), None),
+            (
+                "unbound",
+                missing_of_binding,
+                binding(vec![subject("eve")]),
+                binding(vec![subject("ann")]),
+                Some(json!({"subjects": [subject("eve"), subject("ann")]})),
+            ),
+            ("bound", missing_of_binding, binding(vec![subject("ann")]), binding(vec![subject("ann")]), None),
+        ];
+        for (what, missing, present, wanted, expected) in rows {
+            assert_eq!(missing(&present, &wanted), expected, "{what}");
+        }
     }
 }

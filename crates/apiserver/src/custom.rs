@@ -122,7 +122,11 @@ impl Follower {
             let current = known.filter(|m| m.uid == uid && m.generation == generation);
             let current = current.unwrap_or_else(|| Made { uid, generation, kinds: make(definition) });
             for kind in &current.kinds {
-                registry.add_shared(kind.clone());
+                let mut kind = kind.clone();
+                if definition.is_terminating() {
+                    Arc::make_mut(&mut kind).closing = true;
+                }
+                registry.add_shared(kind);
             }
             made.insert(definition.name().to_owned(), current);
         }

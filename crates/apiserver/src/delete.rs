@@ -72,6 +72,26 @@ impl DeleteOptions {
         })
     }
 
+    /// `meta.k8s.io/v1.DeleteOptions`, as webhooks see them.
+    pub(crate) fn document(&self) -> Value {
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_period_seconds {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = &self.propagation {
+            options["propagationPolicy"] = policy.as_str().into();
+        }
+        for (field, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                options["preconditions"][field] = value.as_str().into();
+            }
+        }
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        options
+    }
+
     fn check(&self, call: &WriteCall<'_>, current: &KeyValue, object: &Value) -> Result<(), ApiError> {
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         if let Some(wanted) = self.uid.as_deref().filter(|wanted| *wanted != uid) {
@@ -137,7 +157,7 @@ impl ApiServer {
             let current = self.current(call).await?;
             let old = parse(&current)?;
             options.check(call, &current, &old)?;
-            admission::validate_delete(self, call, &old)?;
+            admission::validate_delete(self, call, &old, options).await?;
             let mut new = old.clone();
             mark(&mut new, call, options);
             let finished = is_finished(&new, call.kind);
@@ -193,8 +213,11 @@ impl ApiServer {
         let mut deleted = Vec::new();
         for item in items {
             let (namespace, name) = (item.field("/metadata/namespace"), item.field("/metadata/name"));
-            let one = WriteCall::internal(call.kind, &namespace, &name, call.view, call.user);
-            match self.delete(&one, options).await {
+            let mut one = WriteCall::internal(call.kind, &namespace, &name, call.view, call.user);
+            one.intercepted = call.intercepted;
+            let result = self.delete(&one, options).await;
+            one.notes.warnings().iter().for_each(|warning| call.notes.warn(warning));
+            match result {
                 Ok(_) => deleted.push(item.bytes.clone()),
                 Err(e) if e.code == StatusCode::NOT_FOUND => {}
                 Err(e) => return Err(e),

@@ -5,7 +5,7 @@
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use sampan_api::kind::Subresource;
-use sampan_api::registry::{Kind, Registry};
+use sampan_api::registry::{Group, Kind, Registry};
 use sampan_api::schema;
 use serde_json::{Value, json};
 
@@ -45,9 +45,9 @@ pub(crate) fn answer(
             .any(|range| range.replace(' ', "").starts_with("application/json;g=apidiscovery.k8s.io;v=v2;"))
     });
     let document = match segments {
-        [] => json!({"paths": paths(registry)}),
-        ["api"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| group.is_empty())),
-        ["apis"] if aggregated => return Ok(aggregated_answer(registry, headers, |group| !group.is_empty())),
+        [] => json!({"paths": paths(&server.aggregator.groups(registry))}),
+        ["api"] if aggregated => return Ok(aggregated_answer(server, headers, |group| group.is_empty())),
+        ["apis"] if aggregated => return Ok(aggregated_answer(server, headers, |group| !group.is_empty())),
         ["api"] => {
             let (address, port) = server.config.advertise;
             json!({
@@ -57,8 +57,9 @@ pub(crate) fn answer(
             })
         }
         ["apis"] => {
-            let groups: Vec<Value> = registry
-                .groups()
+            let groups: Vec<Value> = server
+                .aggregator
+                .groups(registry)
                 .iter()
                 .filter(|g| !g.name.is_empty())
                 .map(|g| group_document(g, false))
@@ -66,7 +67,7 @@ pub(crate) fn answer(
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", group] => {
-            let groups = registry.groups();
+            let groups = server.aggregator.groups(registry);
             let group = groups.iter().find(|g| g.name == *group).ok_or_else(ApiError::no_such_path)?;
             group_document(group, true)
         }
@@ -77,7 +78,7 @@ pub(crate) fn answer(
     Ok(respond::json_value(StatusCode::OK, &document))
 }
 
-fn paths(registry: &Registry) -> Vec<String> {
+fn paths(groups: &[Group]) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/api",
         "/api/v1",
@@ -94,7 +95,7 @@ fn paths(registry: &Registry) -> Vec<String> {
     .iter()
     .map(|p| (*p).to_owned())
     .collect();
-    for group in registry.groups().iter().filter(|g| !g.name.is_empty()) {
+    for group in groups.iter().filter(|g| !g.name.is_empty()) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
     }
@@ -102,7 +103,7 @@ fn paths(registry: &Registry) -> Vec<String> {
     paths
 }
 
-fn group_document(group: &sampan_api::registry::Group, alone: bool) -> Value {
+fn group_document(group: &Group, alone: bool) -> Value {
     let version = |v: &str| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
     let versions: Vec<Value> = group.versions.iter().map(|v| version(v)).collect();
     let mut document =
@@ -193,9 +194,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, A
     )
 }
 
-fn aggregated_answer(registry: &Registry, headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> ApiResponse {
-    let items: Vec<Value> = registry
-        .groups()
+fn aggregated_answer(server: &ApiServer, headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> ApiResponse {
+    let registry = &*server.registry();
+    let items: Vec<Value> = server
+        .aggregator
+        .groups(registry)
         .iter()
         .filter(|group| wanted(&group.name))
         .map(|group| {
@@ -203,9 +206,14 @@ fn aggregated_answer(registry: &Registry, headers: &HeaderMap, wanted: impl Fn(&
                 .versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> =
+                    let own: Vec<Value> =
                         registry.of_version(&group.name, version).map(|k| aggregated_resource(k)).collect();
-                    json!({"version": version, "freshness": "Current", "resources": resources})
+                    let (resources, freshness) = if own.is_empty() {
+                        server.aggregator.resources(&group.name, version)
+                    } else {
+                        (own.into(), "Current")
+                    };
+                    json!({"version": version, "freshness": freshness, "resources": resources})
                 })
                 .collect();
             json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})

@@ -30,6 +30,33 @@ impl std::fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
+/// `metav1.StatusReason`s that others may give for a refusal in our name.
+const REASONS: &[&str] = &[
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    "AlreadyExists",
+    "Conflict",
+    "Gone",
+    "Invalid",
+    "ServerTimeout",
+    "Timeout",
+    "TooManyRequests",
+    "BadRequest",
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "RequestEntityTooLarge",
+    "UnsupportedMediaType",
+    "InternalError",
+    "Expired",
+    "ServiceUnavailable",
+];
+
+/// The reason of this name; none when the API does not know it.
+pub(crate) fn known_reason(name: &str) -> &'static str {
+    REASONS.iter().copied().find(|reason| *reason == name).unwrap_or_default()
+}
+
 fn details(kind: &Kind, name: &str) -> Value {
     json!({"name": name, "group": kind.group, "kind": kind.plural})
 }

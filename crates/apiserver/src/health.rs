@@ -8,12 +8,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
+use sampan_api::kinds::component_status::component_status;
+use serde_json::json;
 
 use crate::error::ApiError;
 use crate::metrics::family;
 use crate::request::Query;
-use crate::respond::{self, ApiResponse};
+use crate::respond::{self, ApiResponse, Projection};
 use crate::server::ApiServer;
 
 /// The store must answer a read within this time.
@@ -58,6 +61,25 @@ impl ApiServer {
     /// From now on `/readyz` says no. Requests are still answered.
     pub fn begin_shutdown(&self) {
         self.health.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// ComponentStatuses: of the parts of a control plane the server knows its store.
+    pub(crate) async fn computed(
+        &self,
+        name: &str,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let health = self.check(Check::Store).await;
+        let said = health.as_ref().map(|()| "ok").map_err(String::as_str);
+        let store = Bytes::from(component_status("etcd-0", said).to_string());
+        if name == "etcd-0" {
+            return Ok(respond::json_bytes(StatusCode::OK, projection.object(&store)));
+        }
+        if !name.is_empty() {
+            return Err(ApiError::not_found(&projection.kind, name));
+        }
+        let list = projection.list(std::iter::once(&store), &json!({}))?;
+        Ok(respond::json_bytes(StatusCode::OK, list))
     }
 
     /// Answers `/livez`, `/readyz`, `/healthz` and single checks below them.

@@ -8,20 +8,26 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod aggregation;
+mod audit;
 mod auth;
 mod books;
 mod bootstrap;
 mod cache;
+mod certificates;
+mod convert_webhook;
 mod custom;
 mod delete;
 mod discovery;
 mod encode;
+mod encryption;
 mod error;
 mod flow;
 mod health;
 mod listener;
 mod metrics;
 mod openapi;
+mod outbound;
 mod pki;
 mod proxy;
 mod read;
@@ -33,10 +39,17 @@ mod versions;
 mod view;
 mod write;
 
+pub use audit::{Audit, Level, LogFile, Policy, Sink, Stage};
 pub use auth::User;
+pub use auth::authenticate::Authentication;
+pub use auth::certificates::FrontProxy;
+pub use auth::oidc::{Anonymous, AuthenticationConfiguration, Fetch, JwtAuthenticator};
+pub use certificates::serve_certificates;
+pub use encryption::{EncryptedStore, Encryption, EncryptionError};
 pub use error::ApiError;
 pub use listener::{InProcess, serve};
+pub use outbound::Resolver;
 pub use pki::{Credentials, Pki, PkiError, write_private};
 pub use proxy::{NodeConnector, Stream};
 pub use respond::{ApiBody, ApiResponse, BodyError, BoxError};
-pub use server::{ApiServer, ServerConfig, StartError};
+pub use server::{Access, ApiServer, ServerConfig, StartError};

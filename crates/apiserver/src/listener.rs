@@ -16,7 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::audit::PeerAddress;
 use crate::auth::User;
+use crate::auth::certificates::PeerCertificate;
 use crate::respond::{ApiBody, ApiResponse, BodyError, BoxError};
 use crate::server::ApiServer;
 
@@ -59,14 +61,19 @@ async fn connection(
     stream: TcpStream,
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
+    let address = PeerAddress(stream.peer_addr()?);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
-    let peer = certificates.and_then(|chain| chain.first()).and_then(|leaf| User::from_certificate(leaf));
+    let peer = certificates.and_then(|chain| server.authenticators.peer(chain)).map(Arc::new);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let request = request.map(|body| body.map_err(BodyError::new).boxed_unsync());
-            Ok::<_, Infallible>(server.handle(request, peer).await)
+            let mut request = request.map(|body| body.map_err(BodyError::new).boxed_unsync());
+            request.extensions_mut().insert(address);
+            if let Some(peer) = peer {
+                request.extensions_mut().insert::<Arc<PeerCertificate>>(peer);
+            }
+            Ok::<_, Infallible>(server.handle(request, None).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

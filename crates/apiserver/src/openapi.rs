@@ -18,6 +18,7 @@ use self::schemas::Schemas;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::respond::{self, ApiResponse};
+use crate::server::ApiServer;
 
 mod descriptions;
 mod gnostic;
@@ -63,14 +64,22 @@ pub(crate) fn v2(registry: &Registry, build: &str, headers: &HeaderMap) -> ApiRe
 
 /// `/openapi/v3` and below.
 pub(crate) fn v3(
-    registry: &Registry,
-    build: &str,
+    server: &ApiServer,
     rest: &[&str],
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<ApiResponse, ApiError> {
+    let (registry, build) = (&*server.registry(), server.config.build.as_str());
     let (group, version) = match rest {
-        [] => return Ok(respond::json_value(StatusCode::OK, &index(registry, build))),
+        [] => {
+            let mut index = index(registry, build);
+            // Their documents are passed through, and nobody here knows when they change.
+            for (group, version) in server.aggregator.answered(registry) {
+                let path = format!("apis/{group}/{version}");
+                index["paths"][&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
+            }
+            return Ok(respond::json_value(StatusCode::OK, &index));
+        }
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
         _ => return Err(ApiError::no_such_path()),

@@ -1,7 +1,9 @@
 //! The cluster's own certificate authority and everything it signs.
 //!
-//! Files, all 0600, below `DATA/pki`: `ca.crt`, `ca.key`, `service-account.key`. The authority lives ten years; the
-//! server's own certificate is made anew at every start and never stored, so that it cannot expire unnoticed on disk.
+//! Files, all 0600, below `DATA/pki`: `ca.crt`, `ca.key`, `service-account.key`, `front-proxy-ca.crt`,
+//! `front-proxy-ca.key`. The authorities live ten years; the server's own certificates are made anew at every start and
+//! never stored, so that they cannot expire unnoticed on disk. The front proxy's authority is one of its own: whoever holds
+//! a certificate of it is believed about who is asking, which no client certificate may lead to.
 //! Private keys of clients leave the process only inside the kubeconfig the operator asked for.
 
 use std::io::Write as _;
@@ -12,10 +14,11 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, SanType, SigningKey as _,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 
 const CA_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;
@@ -63,6 +66,20 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     /// PKCS 8 document of the P-256 key that signs service account tokens.
     pub(crate) token_key: Vec<u8>,
+    front_proxy_pem: String,
+    front_proxy: Issuer<'static, KeyPair>,
+}
+
+/// The name extension servers believe.
+pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+/// What must stand in a certificate about who issued it.
+pub(crate) struct Authority {
+    /// The issuer's name, DER.
+    pub(crate) subject: Vec<u8>,
+    /// Which of the issuer's keys; may be empty.
+    pub(crate) key_id: Vec<u8>,
+    /// When the issuer ends, in seconds since 1970.
+    pub(crate) not_after: i64,
 }
 
 /// Writes a file only its owner may read, whole or not at all.
@@ -79,6 +96,20 @@ pub fn write_private(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
+}
+
+/// Checks client certificates of these authorities (PEM, each may hold several), and lets clients come without one.
+pub(crate) fn client_verifier(authorities: &[&str]) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let tls = |e: &dyn std::fmt::Display| PkiError::Tls(e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in authorities.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes())) {
+        roots.add(certificate.map_err(|e| tls(&e))?).map_err(|e| tls(&e))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| tls(&e))
 }
 
 fn not_after(years: i16) -> (i32, u8, u8) {
@@ -102,6 +133,30 @@ fn params(common_name: &str, organizations: &[&str], years: i16) -> CertificateP
     params
 }
 
+/// A new authority: its certificate, PEM, and its key.
+fn authority(name: &str) -> Result<(String, KeyPair), PkiError> {
+    let key = KeyPair::generate()?;
+    let mut ca = params(name, &[], CA_YEARS);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let certificate = ca.self_signed(&key)?;
+    Ok((certificate.pem(), key))
+}
+
+fn client_params(user: &str, groups: &[&str]) -> CertificateParams {
+    let mut params = params(user, groups, LEAF_YEARS);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn issue(params: CertificateParams, issuer: &Issuer<'static, KeyPair>) -> Result<Credentials, PkiError> {
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
 impl Pki {
     /// Opens the authority in `dir`, making it when there is none.
     pub fn open(dir: &Path) -> Result<Self, PkiError> {
@@ -114,19 +169,17 @@ impl Pki {
             (dir.join("ca.crt"), dir.join("ca.key"), dir.join("service-account.key"));
         // The certificate is written last: its presence says that the key is complete.
         if !cert_path.exists() {
-            let key = KeyPair::generate()?;
-            let mut ca = params("sampan-ca", &[], CA_YEARS);
-            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            ca.key_usages = vec![
-                KeyUsagePurpose::KeyCertSign,
-                KeyUsagePurpose::CrlSign,
-                KeyUsagePurpose::DigitalSignature,
-            ];
-            let certificate = ca.self_signed(&key)?;
+            let (certificate, key) = authority("sampan-ca")?;
             let token_key = KeyPair::generate()?;
             write_private(&key_path, key.serialize_pem().as_bytes()).map_err(file(&key_path))?;
             write_private(&token_path, token_key.serialize_pem().as_bytes()).map_err(file(&token_path))?;
-            write_private(&cert_path, certificate.pem().as_bytes()).map_err(file(&cert_path))?;
+            write_private(&cert_path, certificate.as_bytes()).map_err(file(&cert_path))?;
+        }
+        let (proxy_path, proxy_key_path) = (dir.join("front-proxy-ca.crt"), dir.join("front-proxy-ca.key"));
+        if !proxy_path.exists() {
+            let (certificate, key) = authority("front-proxy-ca")?;
+            write_private(&proxy_key_path, key.serialize_pem().as_bytes()).map_err(file(&proxy_key_path))?;
+            write_private(&proxy_path, certificate.as_bytes()).map_err(file(&proxy_path))?;
         }
         let read = |path: &Path| std::fs::read_to_string(path).map_err(file(path));
         let damaged = |path: &Path, why: rcgen::Error| PkiError::Damaged {
@@ -137,7 +190,21 @@ impl Pki {
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
         let token_key = KeyPair::from_pem(&read(&token_path)?).map_err(|e| damaged(&token_path, e))?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key).map_err(|e| damaged(&cert_path, e))?;
-        Ok(Self { ca_pem, issuer, token_key: token_key.serialize_der() })
+        let front_proxy_pem = read(&proxy_path)?;
+        let key = KeyPair::from_pem(&read(&proxy_key_path)?).map_err(|e| damaged(&proxy_key_path, e))?;
+        let front_proxy =
+            Issuer::from_ca_cert_pem(&front_proxy_pem, key).map_err(|e| damaged(&proxy_path, e))?;
+        Ok(Self { ca_pem, issuer, token_key: token_key.serialize_der(), front_proxy_pem, front_proxy })
+    }
+
+    /// The front proxy authority's certificate, PEM.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy_pem
+    }
+
+    /// The certificate by which extension servers know this server.
+    pub(crate) fn front_proxy_client(&self) -> Result<Credentials, PkiError> {
+        issue(client_params(FRONT_PROXY_CLIENT, &[]), &self.front_proxy)
     }
 
     /// The authority's certificate, PEM.
@@ -145,18 +212,33 @@ impl Pki {
         &self.ca_pem
     }
 
-    /// A client certificate: the common name is the user, organizations are its groups.
-    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Credentials, PkiError> {
-        let mut params = params(user, groups, LEAF_YEARS);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params)
+    /// What the authority's certificate says of itself.
+    pub(crate) fn authority(&self) -> Result<Authority, String> {
+        let der = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| e.to_string())?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
+        let key_id = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        Ok(Authority {
+            subject: certificate.subject().as_raw().to_vec(),
+            key_id: key_id.unwrap_or_default(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
     }
 
-    fn issue(&self, params: CertificateParams) -> Result<Credentials, PkiError> {
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
+    /// Signs with the authority's key: ECDSA on P-256 with SHA-256, in ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        let key = self.issuer.key();
+        if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+            return Err("the authority's key is no P-256 key".to_owned());
+        }
+        key.sign(message).map_err(|e| e.to_string())
+    }
+
+    /// A client certificate: the common name is the user, organizations are its groups.
+    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Credentials, PkiError> {
+        issue(client_params(user, groups), &self.issuer)
     }
 
     /// TLS of the API server: a fresh certificate for these names and addresses, client certificates of this authority
@@ -166,6 +248,16 @@ impl Pki {
         names: &[String],
         addresses: &[IpAddr],
     ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+        self.server_tls_trusting(names, addresses, &[])
+    }
+
+    /// As [`Pki::server_tls`], with client certificates of further authorities (PEM) accepted: those of front proxies.
+    pub fn server_tls_trusting(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        authorities: &[&str],
+    ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
         let tls = |e: &dyn std::fmt::Display| PkiError::Tls(e.to_string());
         let mut params = params("kube-apiserver", &[], LEAF_YEARS);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -174,17 +266,13 @@ impl Pki {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
-        let leaf = self.issue(params)?;
+        let leaf = issue(params, &self.issuer)?;
         let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| tls(&e))?;
         let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).map_err(|e| tls(&e))?;
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| tls(&e))?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.clone()).map_err(|e| tls(&e))?;
+        let trusted: Vec<&str> = std::iter::once(self.ca_pem()).chain(authorities.iter().copied()).collect();
+        let verifier = client_verifier(&trusted)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| tls(&e))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| tls(&e))?
@@ -222,6 +310,8 @@ mod tests {
         let first = Pki::open(dir.path()).expect("made");
         let second = Pki::open(dir.path()).expect("opened");
         assert_eq!(first.ca_pem(), second.ca_pem());
+        assert_eq!(first.front_proxy_ca_pem(), second.front_proxy_ca_pem());
+        assert_ne!(first.ca_pem(), first.front_proxy_ca_pem());
         for entry in std::fs::read_dir(dir.path()).expect("a directory") {
             let entry = entry.expect("an entry");
             assert_eq!(

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sampan_api::field::{Errors, Path};
 use sampan_api::kind::Subresource;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::ApiError;
 use crate::request::{Query, RequestInfo, ResourcePath};
-use crate::respond::{self, ApiBody, ApiResponse, BodyError};
+use crate::respond::{self, ApiBody, ApiResponse, BodyError, BoxError};
 use crate::server::ApiServer;
 use crate::write::parse;
 
@@ -48,8 +49,6 @@ const HOP_HEADERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
     "authorization",
-    "impersonate-user",
-    "impersonate-group",
 ];
 
 impl ApiServer {
@@ -161,7 +160,7 @@ fn check_log_options(query: &Query, name: &str) -> Result<(), ApiError> {
 }
 
 /// A pod says itself which address it has: it must not lead to this machine's own services.
-fn is_proxyable(address: std::net::IpAddr) -> bool {
+pub(crate) fn is_proxyable(address: std::net::IpAddr) -> bool {
     match address {
         std::net::IpAddr::V4(a) => {
             !(a.is_loopback()
@@ -245,27 +244,53 @@ async fn forward(
             tracing::debug!(%error, "connection to a node ended");
         }
     });
+    let (mut outgoing, client_side) = pass_on(request, target)?;
+    let host = HeaderValue::from_str(host).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    outgoing.headers_mut().insert(HOST, host);
+    let response = sender.send_request(outgoing).await.map_err(failed)?;
+    pass_back(response, client_side)
+}
+
+/// A client's request as it goes on to somebody else, without a `Host`, and the client's side of its upgrade.
+pub(crate) fn pass_on(
+    request: Request<ApiBody>,
+    target: &str,
+) -> Result<(Request<ApiBody>, Option<OnUpgrade>), ApiError> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.headers.get(UPGRADE).cloned();
-    let client_side = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let client_side = parts.extensions.remove::<OnUpgrade>();
     let mut outgoing = Request::builder().method(parts.method).uri(target);
     for (name, value) in &parts.headers {
-        if !HOP_HEADERS.contains(&name.as_str()) && *name != HOST {
+        if is_passed_on(name.as_str()) && *name != HOST {
             outgoing = outgoing.header(name, value);
         }
     }
-    outgoing = outgoing.header(HOST, host);
     if let Some(protocol) = &upgrade {
         outgoing = outgoing.header(CONNECTION, "Upgrade").header(UPGRADE, protocol);
     }
     let outgoing = outgoing.body(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let mut response = sender.send_request(outgoing).await.map_err(failed)?;
+    Ok((outgoing, client_side))
+}
+
+fn is_passed_on(header: &str) -> bool {
+    !HOP_HEADERS.contains(&header) && !header.starts_with("impersonate-")
+}
+
+/// Somebody else's answer as it goes back to the client; upgraded connections are joined.
+pub(crate) fn pass_back<B>(
+    mut response: Response<B>,
+    client_side: Option<OnUpgrade>,
+) -> Result<ApiResponse, ApiError>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
             return Err(ApiError::bad_request("Upgrade request required"));
         };
-        let node_side = hyper::upgrade::on(&mut response);
-        tokio::spawn(join(client_side, node_side));
+        let other_side = hyper::upgrade::on(&mut response);
+        tokio::spawn(join(client_side, other_side));
         let mut answer = Response::new(respond::full(bytes::Bytes::new()));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         copy_headers(response.headers(), answer.headers_mut(), true);
@@ -296,14 +321,14 @@ async fn refused(code: StatusCode, body: ApiBody) -> ApiError {
 fn copy_headers(from: &http::HeaderMap<HeaderValue>, to: &mut http::HeaderMap<HeaderValue>, upgrading: bool) {
     for (name, value) in from {
         let name: &HeaderName = name;
-        if upgrading || !HOP_HEADERS.contains(&name.as_str()) {
+        if upgrading || is_passed_on(name.as_str()) {
             to.append(name, value.clone());
         }
     }
 }
 
 /// Copies bytes both ways until both sides are done.
-async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade) {
+async fn join(client: OnUpgrade, node: OnUpgrade) {
     match tokio::try_join!(client, node) {
         Ok((client, node)) => {
             let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));

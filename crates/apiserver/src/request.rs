@@ -44,6 +44,11 @@ impl Query {
     }
 }
 
+/// Percent decoding.
+pub(crate) fn percent_decoded(text: &str) -> Cow<'_, str> {
+    decode(text, false)
+}
+
 /// Percent decoding; with `form`, `+` is a space.
 fn decode(text: &str, form: bool) -> Cow<'_, str> {
     if !text.contains('%') && !(form && text.contains('+')) {

@@ -10,27 +10,33 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use sampan_api::decode::{self, Strictness};
-use sampan_api::kind::Subresource;
+use sampan_api::kind::{Storage, Subresource};
 use sampan_api::protobuf;
 use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admission::{Allocator, Turns, policy::Policies};
-use crate::auth::rbac::{Attributes, Rbac};
+use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
+use crate::aggregation::Aggregator;
+use crate::audit::{Audit, Record};
+use crate::auth::User;
+use crate::auth::authenticate::{Authentication, Authenticators};
+use crate::auth::certificates::PeerCertificate;
+use crate::auth::node::NodeAuthorizer;
+use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
-use crate::auth::{ANONYMOUS, MASTERS, User};
 use crate::cache::WatchCache;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::flow::FlowControl;
 use crate::health::Health;
 use crate::metrics::{self, Metrics, TimedStore};
+use crate::outbound::{Outbound, Resolver};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
@@ -44,8 +50,6 @@ const MAX_BODY: usize = 3 * 1024 * 1024;
 const MAX_DISCARDED: usize = 16 * 1024 * 1024;
 /// Type of a delete's body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-/// Users and groups one impersonation may name.
-const MAX_IMPERSONATED_GROUPS: usize = 100;
 
 /// What a server needs to know of its cluster.
 #[derive(Clone, Debug)]
@@ -60,6 +64,16 @@ pub struct ServerConfig {
     pub build: String,
 }
 
+/// Who may come in, and what is written down about it. The default is what every cluster has: the cluster's own
+/// certificates and tokens, and no log.
+#[derive(Default)]
+pub struct Access {
+    /// Further ways of showing who one is.
+    pub authentication: Authentication,
+    /// The audit log.
+    pub audit: Option<Arc<Audit>>,
+}
+
 /// The API server.
 pub struct ApiServer {
     registry: RwLock<Arc<Registry>>,
@@ -70,13 +84,19 @@ pub struct ApiServer {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cache: Arc<WatchCache>,
     pub(crate) rbac: Rbac,
-    pub(crate) tokens: Tokens,
+    pub(crate) node_authorizer: NodeAuthorizer,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) authenticators: Authenticators,
+    audit: Option<Arc<Audit>>,
     pub(crate) allocator: Arc<Allocator>,
     /// Who may charge the quotas of a namespace now.
     pub(crate) quota_turns: Turns,
     pub(crate) policies: Policies,
     pub(crate) config: ServerConfig,
-    pub(crate) nodes: OnceLock<Arc<dyn NodeConnector>>,
+    pub(crate) nodes: Arc<OnceLock<Arc<dyn NodeConnector>>>,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) aggregator: Aggregator,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     flow: Arc<FlowControl>,
@@ -103,6 +123,16 @@ impl ApiServer {
         config: ServerConfig,
         pki: &crate::pki::Pki,
     ) -> Result<Arc<Self>, StartError> {
+        Self::start_with(store, config, pki, Access::default()).await
+    }
+
+    /// As [`ApiServer::start`], with what the operator says about access.
+    pub async fn start_with(
+        store: Arc<dyn Store>,
+        config: ServerConfig,
+        pki: &crate::pki::Pki,
+        access: Access,
+    ) -> Result<Arc<Self>, StartError> {
         let range = crate::admission::AddressRange::parse(&config.service_cidr).ok_or_else(|| {
             StartError::Config(format!("{} is no range of service addresses", config.service_cidr))
         })?;
@@ -112,12 +142,25 @@ impl ApiServer {
         let cache = WatchCache::start(store.clone()).await?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
+        let tokens = Arc::new(tokens);
+        let authenticators = Authenticators::new(access.authentication, pki, tokens.clone(), cache.clone())
+            .map_err(StartError::Config)?;
+        let nodes: Arc<OnceLock<Arc<dyn NodeConnector>>> = Arc::default();
+        let identity = crate::aggregation::identity(pki).map_err(StartError::Config)?;
+        let outbound =
+            Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, Some(identity)));
         let server = Arc::new_cyclic(|me| Self {
+            webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone()),
+            aggregator: Aggregator::new(cache.clone()),
+            outbound,
             registry_changed: watch::Sender::new(0),
             me: me.clone(),
             registry: RwLock::new(Arc::new(registry)),
             rbac: Rbac::new(cache.clone()),
+            node_authorizer: NodeAuthorizer::new(cache.clone(), crate::bootstrap::node_rules()),
             tokens,
+            authenticators,
+            audit: access.audit,
             allocator: Allocator::new(range),
             metrics,
             health: Health::default(),
@@ -127,7 +170,7 @@ impl ApiServer {
             cache,
             store,
             config,
-            nodes: OnceLock::new(),
+            nodes,
         });
         for item in server.cache.resource("services").list("/services/") {
             if let Ok(service) = serde_json::from_slice(&item.bytes) {
@@ -136,6 +179,7 @@ impl ApiServer {
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
         crate::custom::follow(&server).await;
+        crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)
     }
 
@@ -154,6 +198,11 @@ impl ApiServer {
     pub fn set_node_connector(&self, connector: Arc<dyn NodeConnector>) {
         // A second connector would be a mistake of the assembling program; the first one stays.
         let _ = self.nodes.set(connector);
+    }
+
+    /// How hosts outside of the cluster are found when a webhook names one. Set once.
+    pub fn set_resolver(&self, resolver: Arc<dyn Resolver>) {
+        self.outbound.set_resolver(resolver);
     }
 
     /// Called after an object has left the store.
@@ -201,31 +250,74 @@ impl ApiServer {
         result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
+    /// Finds out who sends the request, and writes down what becomes of it.
     async fn answer(
         self: Arc<Self>,
         request: Request<ApiBody>,
         info: RequestInfo,
         peer: Option<User>,
     ) -> Result<ApiResponse, ApiError> {
-        let user = self.authenticate(request.headers(), peer)?;
-        let user = self.impersonate(request.headers(), user)?;
+        let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
+        let sender = self.authenticate(request.headers(), certificate.as_deref(), &info, peer).await;
+        let acting = sender.clone().and_then(|sender| self.impersonate(request.headers(), sender));
+        let Some(audit) = &self.audit else {
+            let (user, _) = acting?;
+            return self.admit(request, &info, &user, &mut None).await;
+        };
+        let sender = sender.unwrap_or_else(|_| User::unknown());
+        let other = acting.as_ref().ok().filter(|(_, impersonated)| *impersonated).map(|(user, _)| user);
+        let mut record = audit.received(&request, &info, &sender, other);
+        let result = match &acting {
+            Ok((user, _)) => self.admit(request, &info, user, &mut record).await,
+            Err(error) => Err(error.clone()),
+        };
+        match record {
+            Some(record) => Ok(record.answered(&info, result).await),
+            None => result,
+        }
+    }
+
+    /// Who sends a request. A transport of the same process knows its user; others bring evidence.
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&PeerCertificate>,
+        info: &RequestInfo,
+        peer: Option<User>,
+    ) -> Result<User, ApiError> {
+        if let Some(user) = peer {
+            return Ok(user);
+        }
+        let now = jiff::Timestamp::now().as_second();
+        self.authenticators.request(headers, certificate, &info.path, now).await
+    }
+
+    /// Lets a request of a known user in, when there is room and if the user may.
+    async fn admit(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        user: &User,
+        record: &mut Option<Record>,
+    ) -> Result<ApiResponse, ApiError> {
         // A watch takes a seat until its first events are there; streams are the business of their nodes.
-        let permit = if info.verb != "watch" && is_long_running(&info) {
+        let permit = if info.verb != "watch" && is_long_running(info) {
             None
         } else {
             Some(self.flow.acquire(&user, &info).await?)
         };
-        let mut result = match self.authorize(&user, &info) {
+        let authorized = self.authorize(user, info);
+        if let Some(record) = record {
+            let reason = authorized.as_deref().unwrap_or_default();
+            record.annotate(
+                "authorization.k8s.io/decision",
+                if authorized.is_ok() { "allow" } else { "forbid" },
+            );
+            record.annotate("authorization.k8s.io/reason", reason);
+        }
+        let mut result = match authorized {
+            Ok(_) => self.route(request, info, user, record).await,
             Err(error) => Err(error),
-            Ok(()) => match &info.resource {
-                Some(path) => {
-                    // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
-                    // allocation keeps the connection's own future small.
-                    let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, &info, path, &user));
-                    answer.await
-                }
-                None => self.plain(request.method(), request.headers(), &info).await,
-            },
         };
         if let (Ok(response), Some(permit)) = (&mut result, &permit) {
             permit.name_itself(response.headers_mut());
@@ -233,84 +325,29 @@ impl ApiServer {
         result
     }
 
-    fn authenticate(&self, headers: &HeaderMap, peer: Option<User>) -> Result<User, ApiError> {
-        if let Some(user) = peer {
-            return Ok(user);
+    /// Finds who answers.
+    async fn route(
+        &self,
+        mut request: Request<ApiBody>,
+        info: &RequestInfo,
+        user: &User,
+        record: &mut Option<Record>,
+    ) -> Result<ApiResponse, ApiError> {
+        if let Some(record) = record {
+            request = record.with_body(request, info).await?;
         }
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(User::anonymous()) };
-        let token = header
-            .to_str()
-            .ok()
-            .and_then(|h| h.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let (_, token) = token.ok_or_else(ApiError::unauthorized)?;
-        let now = jiff::Timestamp::now().as_second();
-        self.tokens.check(token.trim(), &[], now).map(|(user, _)| user).ok_or_else(ApiError::unauthorized)
-    }
-
-    /// `kubectl --as`: who may impersonate whom is a rule like any other.
-    fn impersonate(&self, headers: &HeaderMap, user: User) -> Result<User, ApiError> {
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let groups: Vec<String> = headers
-            .get_all("impersonate-group")
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .map(str::to_owned)
-            .collect();
-        let Some(name) = text("impersonate-user") else {
-            return if groups.is_empty() {
-                Ok(user)
-            } else {
-                Err(ApiError::bad_request("requested groups without impersonating a user"))
-            };
-        };
-        if groups.len() > MAX_IMPERSONATED_GROUPS {
-            return Err(ApiError::bad_request("too many groups to impersonate"));
+        if self.is_aggregated(info) {
+            return self.aggregate(request, info, user).await;
         }
-        let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-        let mut questions = vec![match account {
-            Some((namespace, account)) => {
-                Attributes { resource: "serviceaccounts", namespace, name: account, ..Attributes::default() }
+        match &info.resource {
+            Some(path) => {
+                // Boxed: the compiler cannot prove the whole future `Send` for every lifetime otherwise, and one
+                // allocation keeps the connection's own future small.
+                let answer: BoxFuture<'_, _> = Box::pin(self.resource(request, info, path, user));
+                answer.await
             }
-            None => Attributes { resource: "users", name: &name, ..Attributes::default() },
-        }];
-        questions.extend(groups.iter().map(|g| Attributes {
-            resource: "groups",
-            name: g,
-            ..Attributes::default()
-        }));
-        for mut question in questions {
-            question.verb = "impersonate";
-            if !self.rbac.allows(&user, &question) {
-                return Err(forbidden(&user, &question));
-            }
+            None => self.plain(request.method(), request.headers(), info).await,
         }
-        let mut all: Vec<&str> = groups.iter().map(String::as_str).collect();
-        let of_namespace = account.map(|(namespace, _)| format!("system:serviceaccounts:{namespace}"));
-        if let Some(of_namespace) = &of_namespace {
-            all.extend(["system:serviceaccounts", of_namespace]);
-        }
-        Ok(User::known(&name, &all))
-    }
-
-    fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
-        if user.is_in(MASTERS) {
-            return Ok(());
-        }
-        let question = match &info.resource {
-            Some(path) => Attributes {
-                verb: info.verb,
-                group: &path.group,
-                resource: &path.resource,
-                subresource: &path.subresource,
-                // A namespace is authorised by its own name.
-                namespace: if path.resource == "namespaces" { &path.name } else { &path.namespace },
-                name: &path.name,
-                path: None,
-            },
-            None => Attributes { verb: info.verb, path: Some(&info.path), ..Attributes::default() },
-        };
-        if self.rbac.allows(user, &question) { Ok(()) } else { Err(forbidden(user, &question)) }
     }
 
     /// Addresses that are no resources.
@@ -327,12 +364,17 @@ impl ApiServer {
         match segments.as_slice() {
             path @ ["healthz" | "livez" | "readyz", ..] => self.healthy(path, &info.query).await,
             ["version"] => Ok(respond::json_value(StatusCode::OK, &discovery::version(&self.config.build))),
+            [".well-known", "openid-configuration"] => {
+                Ok(respond::json_value(StatusCode::OK, &self.tokens.discovery()))
+            }
+            ["openid", "v1", "jwks"] => {
+                let keys = self.tokens.keys().to_string();
+                Ok(respond::bytes_of("application/jwk-set+json", keys.into_bytes()))
+            }
             ["metrics"] => Ok(respond::text(StatusCode::OK, self.metrics())),
             ["metrics", "slis"] => Ok(respond::text(StatusCode::OK, self.service_levels().await)),
             ["openapi", "v2"] => Ok(openapi::v2(&self.registry(), &self.config.build, headers)),
-            ["openapi", "v3", rest @ ..] => {
-                openapi::v3(&self.registry(), &self.config.build, rest, headers, &info.query)
-            }
+            ["openapi", "v3", rest @ ..] => openapi::v3(self, rest, headers, &info.query),
             _ => discovery::answer(self, &segments, headers),
         }
     }
@@ -352,6 +394,7 @@ impl ApiServer {
         );
         self.metrics.render(&mut out);
         self.flow.render(&mut out);
+        out.extend(self.audit.as_ref().map(|audit| audit.metrics()));
         out
     }
 
@@ -432,7 +475,7 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         let needs_name = matches!(info.verb, "update" | "patch");
-        if (!kind.stored() && info.verb != "create") || (needs_name && name.is_empty()) {
+        if (!kind.stored() && !kind.verbs().contains(&info.verb)) || (needs_name && name.is_empty()) {
             return Err(ApiError::method_not_allowed());
         }
         let mut response = match info.verb {
@@ -442,6 +485,7 @@ impl ApiServer {
                 let bytes = self.shown(kind, (&kv).into()).await?;
                 respond::json_bytes(StatusCode::OK, view.bytes(kind, bytes))
             }
+            "get" | "list" if kind.storage == Storage::Computed => self.computed(name, &projection).await?,
             "get" => self.get(kind, namespace, name, &projection).await?,
             "list" => self.list(kind, namespace, &info.query, &projection).await?,
             "watch" => return self.watch(kind, namespace, name, &info.query, projection).await,
@@ -477,6 +521,32 @@ impl ApiServer {
         let content_type = content_type(&parts.headers);
         let body = read_body(body).await?;
         let call = WriteCall::new(kind, &path.namespace, &path.name, view, user, &info.query, &agent)?;
+        let result = self.written(&call, info, path, &content_type, body, projection).await;
+        for (key, value) in call.notes.annotations() {
+            tracing::debug!(user = user.name, path = info.path, key, value, "audit annotation");
+        }
+        // Who was warned and then refused should know both.
+        let warnings = call.notes.warnings();
+        match result {
+            Err(error) if !warnings.is_empty() => {
+                let mut response = respond::error(&error);
+                respond::add_warnings(&mut response, &warnings);
+                Ok(response)
+            }
+            result => result,
+        }
+    }
+
+    async fn written(
+        &self,
+        call: &WriteCall<'_>,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        content_type: &str,
+        body: Bytes,
+        projection: &Projection,
+    ) -> Result<ApiResponse, ApiError> {
+        let (kind, view, user) = (call.kind, call.view, call.user);
         let mut strictness = Strictness::default();
         let type_name = view.document(kind).schema.type_name();
         let written = match info.verb {
@@ -487,21 +557,24 @@ impl ApiServer {
                 return Err(ApiError::method_not_allowed());
             }
             "create" => {
-                let mut document = read_document(&content_type, type_name, &body, &mut strictness)?;
+                let mut document = read_document(content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
-                    return crate::auth::reviews::answer(self, kind, &path.namespace, document, user);
+                    if kind.kind == "Binding" {
+                        return self.bind_named(&call, &document).await;
+                    }
+                    return crate::auth::reviews::answer(self, kind, &path.namespace, document, user).await;
                 }
-                self.create(&call, document, strictness).await?
+                self.create(call, document, strictness).await?
             }
             "update" => {
-                let document = read_document(&content_type, type_name, &body, &mut strictness)?;
-                self.change(&call, &Change::Replace(document), &strictness).await?
+                let document = read_document(content_type, type_name, &body, &mut strictness)?;
+                self.change(call, &Change::Replace(document), &strictness).await?
             }
-            "patch" => self.patch(&call, &content_type, &body).await?,
+            "patch" => self.patch(call, content_type, &body).await?,
             "delete" => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete(&call, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete(call, &options).await?;
                 let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
                 let (code, bytes) = deleted.answer(kind);
                 // A success status is no object of the kind and has no projection.
@@ -511,11 +584,13 @@ impl ApiServer {
                 return Ok(response);
             }
             _ => {
-                let options = delete_options(&content_type, &body, info)?;
-                let deleted = self.delete_collection(&call, &info.query, &options).await?;
+                let options = delete_options(content_type, &body, info)?;
+                let deleted = self.delete_collection(call, &info.query, &options).await?;
                 let metadata = serde_json::json!({"resourceVersion": self.store.revision().0.to_string()});
                 let bytes = projection.list(deleted.iter(), &metadata)?;
-                return Ok(respond::json_bytes(StatusCode::OK, bytes));
+                let mut response = respond::json_bytes(StatusCode::OK, bytes);
+                respond::add_warnings(&mut response, &call.notes.warnings());
+                return Ok(response);
             }
         };
         let bytes = if view == View::Scale { written.bytes } else { projection.object(&written.bytes) };
@@ -565,7 +640,7 @@ impl ApiServer {
 }
 
 /// Watches and streams last as long as the client wants and are bounded elsewhere.
-fn is_long_running(info: &RequestInfo) -> bool {
+pub(crate) fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || info.resource.as_ref().is_some_and(|r| {
             [
@@ -583,31 +658,6 @@ fn is_long_running(info: &RequestInfo) -> bool {
 /// Whether a request is an apply, which is a verb of its own in metrics.
 fn applies(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/apply-patch"))
-}
-
-/// The sentence of a refused request, in upstream's words.
-fn forbidden(user: &User, question: &Attributes<'_>) -> ApiError {
-    if let Some(path) = question.path {
-        let message = format!("forbidden: User \"{}\" cannot {} path \"{path}\"", user.name, question.verb);
-        return ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message);
-    }
-    let resource = if question.subresource.is_empty() {
-        question.resource.to_owned()
-    } else {
-        format!("{}/{}", question.resource, question.subresource)
-    };
-    let place = if question.namespace.is_empty() || question.resource == "namespaces" {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace \"{}\"", question.namespace)
-    };
-    let why = format!(
-        "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
-        if user.name.is_empty() { ANONYMOUS } else { &user.name },
-        question.verb,
-        question.group,
-    );
-    ApiError::forbidden(question.group, question.resource, question.name, why)
 }
 
 /// Media type without parameters, in lower case.

@@ -9,7 +9,7 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
-use crate::admission::{Operation, copy_topology_labels, node_of, validate_action};
+use crate::admission::{Operation, act, copy_topology_labels, node_of};
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
 use crate::books::seconds;
@@ -53,9 +53,10 @@ impl ApiServer {
                 | Subresource::Proxy
         ) {
             if subresource != Subresource::Log {
-                let call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
+                let mut call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
+                call.intercepted = true;
                 let options = stream_options(&info.query, &path.rest, kind, subresource);
-                validate_action(self, &call, Operation::Connect, subresource, &options)?;
+                act(self, &call, Operation::Connect, subresource, None, options).await?;
             }
             return self.proxy(request, info, path, kind, subresource).await;
         }
@@ -71,15 +72,32 @@ impl ApiServer {
             &body,
             &mut strictness,
         )?;
-        let call = WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
-        call.conform(&body_type(subresource).into(), &mut document, &mut strictness)?;
-        validate_action(self, &call, Operation::Create, subresource, &document)?;
+        let mut call =
+            WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
+        let schema = body_type(subresource).into();
+        call.conform(&schema, &mut document, &mut strictness)?;
+        let document = act(self, &call, Operation::Create, subresource, Some(&schema), document).await?;
+        // Webhooks have had their word about the action; what follows from it is the server's own doing.
+        call.intercepted = false;
         match subresource {
             Subresource::Binding => self.bind(&call, &document).await,
             Subresource::Eviction => self.evict(&call, &document).await,
             Subresource::Token => self.token(&call, document).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// The older address of a binding: the pod is named in the document.
+    pub(crate) async fn bind_named(
+        &self,
+        call: &WriteCall<'_>,
+        binding: &Value,
+    ) -> Result<ApiResponse, ApiError> {
+        let pods = self.registry().find("", "v1", "pods").cloned().ok_or_else(ApiError::no_such_path)?;
+        let name = binding["metadata"]["name"].as_str().unwrap_or_default();
+        let mut bind = WriteCall::internal(&pods, call.namespace, name, View::Object, call.user);
+        bind.dry_run = call.dry_run;
+        self.bind(&bind, binding).await
     }
 
     /// A pod gets its node, once.

@@ -121,9 +121,12 @@ impl ApiServer {
         objects: Vec<Value>,
         api_version: &str,
     ) -> Result<Vec<Value>, ApiError> {
-        let why = format!("conversion webhook for {} to {api_version} is not supported yet", kind.resource());
-        drop(objects);
-        Err(ApiError::unavailable(why))
+        let client_config = match &kind.stored_as {
+            Stored::Custom(custom) => custom.webhook.as_ref().map(|webhook| &webhook["clientConfig"]),
+            _ => None,
+        };
+        let missing = || ApiError::internal(format!("{} has no conversion webhook", kind.resource()));
+        self.convert_by_webhook(client_config.ok_or_else(missing)?, objects, api_version).await
     }
 
     async fn convert_one(

@@ -1,4 +1,5 @@
-//! Views of an object that have an address of their own and take writes: status, scale, finalize, resize.
+//! Views of an object that have an address of their own and take writes: status, scale, finalize, resize,
+//! approval.
 //!
 //! A view knows which document the client sees and how a changed document goes back into the object; the write path is
 //! the same for all.
@@ -28,6 +29,8 @@ pub(crate) enum View {
     EphemeralContainers,
     /// The node of a pod. Written by the server for `/binding`, which is an action and no document.
     Binding,
+    /// `.status.conditions` of a certificate signing request.
+    Approval,
 }
 
 /// Type, `apiVersion` and `kind` of a view's documents.
@@ -49,6 +52,7 @@ impl View {
             Subresource::Finalize => Some(Self::Finalize),
             Subresource::Resize => Some(Self::Resize),
             Subresource::EphemeralContainers => Some(Self::EphemeralContainers),
+            Subresource::Approval => Some(Self::Approval),
             _ => None,
         }
     }
@@ -63,6 +67,7 @@ impl View {
             Self::Resize => "resize",
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Binding => "binding",
+            Self::Approval => "approval",
         }
     }
 
@@ -111,6 +116,12 @@ impl View {
             Self::Finalize => copy_field(&mut new["spec"], &document["spec"], "finalizers"),
             Self::EphemeralContainers => {
                 copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
+            }
+            Self::Approval => {
+                if !new["status"].is_object() {
+                    new["status"] = json!({});
+                }
+                copy_field(&mut new["status"], &document["status"], "conditions");
             }
             Self::Resize => {
                 for list in ["containers", "initContainers"] {

@@ -15,7 +15,7 @@ use sampan_api::kind::Subresource;
 use sampan_api::metadata;
 use sampan_api::patch::apply::{self, Applied, Manager, Merged};
 use sampan_api::patch::{self, PatchError, strategic};
-use sampan_api::registry::Kind;
+use sampan_api::registry::{Kind, Stored};
 use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
@@ -65,6 +65,8 @@ pub(crate) struct WriteCall<'a> {
     pub(crate) now: Timestamp,
     /// What admission has to say beside its verdict.
     pub(crate) notes: Notes,
+    /// Whether webhooks have a word: not about what the server itself writes.
+    pub(crate) intercepted: bool,
 }
 
 /// A finished write.
@@ -149,6 +151,7 @@ impl<'a> WriteCall<'a> {
             force,
             now: Timestamp::now(),
             notes: Notes::default(),
+            intercepted: true,
         })
     }
 
@@ -173,7 +176,24 @@ impl<'a> WriteCall<'a> {
             force: false,
             now: Timestamp::now(),
             notes: Notes::default(),
+            intercepted: false,
         }
+    }
+
+    /// `CreateOptions` or `UpdateOptions` of `meta.k8s.io/v1`, as webhooks see them.
+    pub(crate) fn options(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldManager": self.manager});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        let validation = match self.field_validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        };
+        options["fieldValidation"] = validation.into();
+        options
     }
 
     fn key(&self) -> Arc<str> {
@@ -311,6 +331,10 @@ impl ApiServer {
         merged: Option<Box<Merged>>,
     ) -> Result<Option<Bytes>, ApiError> {
         let kind = call.kind;
+        if kind.closing {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why));
+        }
         new_books(&mut object, kind, call.now);
         if kind.has(Subresource::Status)
             && !kind.status_on_create
@@ -361,7 +385,7 @@ impl ApiServer {
                 held.commit();
                 let kv = puts.into_iter().next();
                 let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(Some(answer(&stored, &object, kv)))
+                Ok(Some(self.as_written(kind, &stored, &object, kv).await?))
             }
             TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
@@ -480,6 +504,22 @@ impl ApiServer {
         Err(ApiError::modified(kind, call.name))
     }
 
+    /// What the writer gets: the stored bytes, or the object in the writer's version.
+    async fn as_written(
+        &self,
+        kind: &Kind,
+        stored: &Cow<'_, Value>,
+        object: &Value,
+        kv: KeyValue,
+    ) -> Result<Bytes, ApiError> {
+        match (stored, &kind.stored_as) {
+            (Cow::Borrowed(_), _) => Ok(kv.value),
+            // The rules of the version that is kept may have added to it.
+            (_, Stored::As(_)) => self.shown(kind, (&kv).into()).await,
+            _ => Ok(encode::with_revision(object, kv.mod_revision.0)),
+        }
+    }
+
     /// The stored object a call is about.
     pub(crate) async fn current(&self, call: &WriteCall<'_>) -> Result<KeyValue, ApiError> {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.kind, call.name))
@@ -512,6 +552,9 @@ impl ApiServer {
             errors.extend((kind.strategy.validate)(&new));
         }
         errors.extend(kind.schema.validate(&new, Some(&old)));
+        if call.view == View::Status {
+            errors.extend((kind.strategy.validate_status)(&new, &old));
+        }
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
@@ -553,7 +596,7 @@ impl ApiServer {
             TransactionResult::Committed { revision, puts } => {
                 held.commit();
                 match puts.into_iter().next().filter(|_| !gone) {
-                    Some(kv) => Ok(Replaced::Stored(answer(&stored, &new, kv))),
+                    Some(kv) => Ok(Replaced::Stored(self.as_written(kind, &stored, &new, kv).await?)),
                     None => {
                         self.deleted(kind, &new);
                         Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))
@@ -564,14 +607,6 @@ impl ApiServer {
             TransactionResult::Conflict { current: None, .. } => Err(ApiError::not_found(kind, call.name)),
             TransactionResult::Conflict { .. } => Ok(Replaced::Modified),
         }
-    }
-}
-
-/// What the writer gets: the stored bytes, or the object in the writer's version.
-fn answer(stored: &Cow<'_, Value>, object: &Value, kv: KeyValue) -> Bytes {
-    match stored {
-        Cow::Borrowed(_) => kv.value,
-        Cow::Owned(_) => encode::with_revision(object, kv.mod_revision.0),
     }
 }
 

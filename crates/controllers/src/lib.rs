@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+mod cluster_role_aggregation;
 mod common;
 mod deployment;
 mod endpoint_slice;
@@ -54,6 +55,7 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     endpoint_slice::start(&mut parts);
     namespace_defaults::start(&mut parts, config.ca_pem);
     pod_collector::start(&mut parts);
+    cluster_role_aggregation::start(&mut parts);
     let namespace_gone = namespace::start(&mut parts, &catalog);
     let quota_gone = resource_quota::start(&mut parts, &catalog);
     garbage::start(&mut parts, &catalog, move |namespace| {

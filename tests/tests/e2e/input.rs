@@ -164,12 +164,10 @@ fn objects_that_break_a_rule() {
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 0}]}}),
             &["spec.ports[0].port", "between 1 and 65535"],
         ),
-        // As it is, not as it should be: kubectl looks for a custom resource of this kind first, and as long as there
-        // are none to list it does not get to say that no kind matches.
         (
             "unknown kind",
             json!({"apiVersion": "v1", "kind": "Nonsense", "metadata": {"name": "n"}}),
-            &["failed to list CRDs"],
+            &["no matches for kind \"Nonsense\" in version \"v1\""],
         ),
     ];
     for (what, object, texts) in rows {

@@ -23,6 +23,7 @@ fn discovery_and_explanations() {
             (&["api-resources"], "deployments"),
             (&["api-resources", "--namespaced=false", "--output", "name"], "namespaces"),
             (&["explain", "pod.spec"], "containers\t<[]Container> -required-"),
+            (&["explain", "pod.spec.containers.image"], "Container image name"),
             (&["explain", "deployment.spec.strategy.rollingUpdate.maxSurge"], "maxSurge"),
             (&["get", "--raw", "/healthz"], "ok"),
             (&["get", "--raw", "/readyz?verbose"], "[+]"),

@@ -33,7 +33,14 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
     columns: &[Column::name(), Column::new("Created At", "When the definition was created.").of_type("date")],
     table_row,
     generation: true,
-    strategy: Strategy { default, prepare_create, prepare_update, validate, validate_update },
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_update,
+        validate,
+        validate_update,
+        validate_status: |new, _| validate_stored_versions(new),
+    },
     ..Row::PLAIN
 };
 

@@ -80,11 +80,29 @@ fn validate(object: &Value) -> Errors {
     }
     let (path, strategy) = (path.child("updateStrategy"), &spec["updateStrategy"]);
     rules::one_of(&mut errors, &path.child("type"), &strategy["type"], &["OnDelete", "RollingUpdate"]);
-    for field in ["maxUnavailable", "maxSurge"] {
-        let path = path.child("rollingUpdate").child(field);
-        rules::int_or_percent(&mut errors, &path, &strategy["rollingUpdate"][field]);
+    if text(&strategy["type"]) == "RollingUpdate" {
+        validate_rolling_update(&mut errors, &path.child("rollingUpdate"), &strategy["rollingUpdate"]);
     }
     errors
+}
+
+/// A node has either no pod for a while or two of them.
+fn validate_rolling_update(errors: &mut Errors, path: &Path, rolling: &Value) {
+    if rolling.is_null() {
+        return errors.required(path, "");
+    }
+    for field in ["maxUnavailable", "maxSurge"] {
+        rules::int_or_percent(errors, &path.child(field), &rolling[field]);
+        rules::at_most_all(errors, &path.child(field), &rolling[field]);
+    }
+    let (unavailable, surge) =
+        (!rules::is_zero(&rolling["maxUnavailable"]), !rules::is_zero(&rolling["maxSurge"]));
+    if unavailable && surge {
+        let detail = "may not be set when maxUnavailable is non-zero";
+        errors.invalid(&path.child("maxSurge"), rolling["maxSurge"].clone(), detail);
+    } else if !unavailable && !surge {
+        errors.required(&path.child("maxUnavailable"), "cannot be 0 when maxSurge is 0");
+    }
 }
 
 fn validate_update(new: &Value, old: &Value) -> Errors {
@@ -116,4 +134,81 @@ fn table_row(object: &Value, now: Timestamp) -> Vec<Value> {
         json!(workload::format_selector(&object["spec"]["selector"])),
     ]);
     cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::testing::{expect, with};
+    use super::*;
+
+    fn good() -> Value {
+        let mut set = json!({
+            "metadata": {"name": "agent", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "agent"}},
+                "template": {
+                    "metadata": {"labels": {"app": "agent"}},
+                    "spec": {
+                        "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "nodeSelector": {"disk": "ssd"},
+                        "containers": [{"name": "c", "image": "a:1", "terminationMessagePolicy": "File"}],
+                    },
+                },
+            },
+        });
+        default(&mut set);
+        set
+    }
+
+    #[test]
+    fn validation() {
+        let row = |what: &str, rolling: Value, expected: &[&str]| {
+            let changed = with(good(), &[("/spec/updateStrategy/rollingUpdate", rolling)]);
+            expect(what, &validate(&changed), expected);
+        };
+        expect("good", &validate(&good()), &[]);
+        row("two at a time", json!({"maxUnavailable": 0, "maxSurge": "10%"}), &[]);
+        row(
+            "both",
+            json!({"maxUnavailable": 1, "maxSurge": 1}),
+            &[
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+            ],
+        );
+        row(
+            "neither",
+            json!({"maxUnavailable": 0, "maxSurge": "0%"}),
+            &[
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0",
+            ],
+        );
+        row(
+            "more than all",
+            json!({"maxUnavailable": "101%", "maxSurge": 0}),
+            &[
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+            ],
+        );
+        let other = with(good(), &[("/spec/selector", json!({"matchLabels": {"app": "x"}}))]);
+        assert_eq!(validate_update(&other, &good()).0.len(), 1);
+    }
+
+    #[test]
+    fn cells() {
+        let now = "2026-01-01T00:01:00Z".parse().expect("a time");
+        let set = with(good(), &[("/status", json!({"desiredNumberScheduled": 3, "numberReady": 2}))]);
+        let expected = [
+            json!("agent"),
+            json!(3),
+            json!(0),
+            json!(2),
+            json!(0),
+            json!(0),
+            json!("disk=ssd"),
+            json!("60s"),
+            json!("c"),
+            json!("a:1"),
+            json!("app=agent"),
+        ];
+        assert_eq!(table_row(&set, now), expected);
+    }
 }

@@ -34,7 +34,14 @@ pub static DEPLOYMENT: Row = Row {
     columns: COLUMNS,
     table_row,
     generation: true,
-    strategy: Strategy { default, prepare_create, prepare_update, validate, validate_update },
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_update,
+        validate,
+        validate_update,
+        ..Strategy::PLAIN
+    },
     ..Row::PLAIN
 };
 
@@ -132,23 +139,14 @@ fn validate_rolling_update(errors: &mut Errors, path: &Path, rolling: &Value) {
     let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
     rules::int_or_percent(errors, &path.child("maxUnavailable"), unavailable);
     rules::int_or_percent(errors, &path.child("maxSurge"), surge);
-    if is_zero(unavailable) && is_zero(surge) {
+    if rules::is_zero(unavailable) && rules::is_zero(surge) {
         errors.invalid(
             &path.child("maxUnavailable"),
             unavailable.clone(),
             "may not be 0 when `maxSurge` is 0",
         );
     }
-    if unavailable.as_str().and_then(rules::percent).is_some_and(|percent| percent > 100) {
-        errors.invalid(&path.child("maxUnavailable"), unavailable.clone(), "must not be greater than 100%");
-    }
-}
-
-fn is_zero(value: &Value) -> bool {
-    match value.as_str() {
-        Some(text) => rules::percent(text) == Some(0),
-        None => int(value) == 0,
-    }
+    rules::at_most_all(errors, &path.child("maxUnavailable"), unavailable);
 }
 
 fn validate_update(new: &Value, old: &Value) -> Errors {

@@ -1,7 +1,9 @@
 //! Events: what happened, told to people; kept for an hour and lost without harm.
 //!
-//! Two versions are served of the same objects: `v1`, whose rules are here, and `events.k8s.io/v1`, which the server
-//! converts.
+//! Two versions are served of the same objects: `v1`, in whose form they are kept and whose rules are here, and
+//! `events.k8s.io/v1` of [`v1`], whose writers are held to more.
+
+mod v1;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,6 +13,8 @@ use super::rules;
 use crate::field::{Errors, Path};
 use crate::kind::{Column, Row, Storage, Strategy};
 use crate::{names, table};
+
+pub use v1::EVENTS_EVENT;
 
 const COLUMNS: &[Column] = &[
     Column::new("Last Seen", "Time since it happened last."),
@@ -56,27 +60,29 @@ pub static EVENT: Row = Row {
 const MAX_WORD: usize = 128;
 const MAX_MESSAGE: usize = 1024;
 
+/// What an event of either version must obey (`ValidateEventCreate` of `pkg/apis/core/validation/events.go`).
 fn validate(event: &Value) -> Errors {
     let mut errors = Errors::new();
     let namespace = text(&event["metadata"]["namespace"]);
     let of_object = text(&event["involvedObject"]["namespace"]);
+    // Events of the newer clients carry a time of their own and obey stricter rules.
+    let newer = !event["eventTime"].is_null();
     // Events about things without a namespace live in `default`; those of the system may be in `kube-system`.
     let fits = match of_object {
-        "" => matches!(namespace, "" | "default" | "kube-system"),
-        _ => of_object == namespace,
+        "" => matches!(namespace, "" | "default") || (newer && namespace == "kube-system"),
+        _ => newer || of_object == namespace,
     };
     if !fits {
         let path = Path::new("involvedObject").child("namespace");
         errors.invalid(&path, of_object, "does not match event.namespace");
     }
-    // Events of the newer API carry a time of their own and obey stricter rules.
-    if !event["eventTime"].is_null() {
-        validate_new_style(&mut errors, event);
+    if newer {
+        validate_newer(&mut errors, event);
     }
     errors
 }
 
-fn validate_new_style(errors: &mut Errors, event: &Value) {
+fn validate_newer(errors: &mut Errors, event: &Value) {
     let controller = Path::new("reportingController");
     rules::required_name(errors, &controller, text(&event["reportingComponent"]), names::qualified_name);
     for (field, max, needed) in [
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn validation() {
         let event = |namespace: &str, of_object: &str| json!({"metadata": {"namespace": namespace}, "involvedObject": {"namespace": of_object}});
-        for (namespace, of_object) in [("a", "a"), ("default", ""), ("kube-system", "")] {
+        for (namespace, of_object) in [("a", "a"), ("default", "")] {
             expect(namespace, &validate(&event(namespace, of_object)), &[]);
         }
         expect(
@@ -145,9 +151,23 @@ mod tests {
             &validate(&event("a", "b")),
             &["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"],
         );
-        let mut new_style = event("a", "a");
-        new_style["eventTime"] = json!("2026-01-01T00:00:00.000000Z");
-        assert_eq!(validate(&new_style).0.len(), 4);
+        expect(
+            "of the system",
+            &validate(&event("kube-system", "")),
+            &["involvedObject.namespace: Invalid value: \"\": does not match event.namespace"],
+        );
+        let mut newer = event("kube-system", "");
+        newer["eventTime"] = json!("2026-01-01T00:00:00.000000Z");
+        expect(
+            "newer",
+            &validate(&newer),
+            &[
+                "reportingController: Required value",
+                "reportingInstance: Required value",
+                "action: Required value",
+                "reason: Required value",
+            ],
+        );
     }
 
     #[test]

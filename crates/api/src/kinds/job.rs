@@ -1,14 +1,17 @@
 //! Jobs and CronJobs: pods that end, once or on a schedule.
 
+mod policy;
+mod schedule;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::json::{copy_field, default_field, int, is_empty, is_true, list, set, text};
+use super::json::{copy_field, default_field, int, is_true, list, set, text};
 use super::pod::default_template_spec;
 use super::{pod, rules, workload};
 use crate::field::{Errors, Path};
 use crate::kind::{Column, Row, Strategy, Subresource};
-use crate::table;
+use crate::{names, table};
 
 /// Jobs.
 pub static JOB: Row = Row {
@@ -34,7 +37,7 @@ pub static JOB: Row = Row {
     generation: true,
     strategy: Strategy {
         default: default_job,
-        prepare_create: |job| set(job, "status", json!({})),
+        prepare_create: prepare_job,
         validate: validate_job,
         validate_update: validate_job_update,
         ..Strategy::PLAIN
@@ -78,6 +81,20 @@ pub static CRON_JOB: Row = Row {
 /// The labels a job's selector is made of when the user gives none.
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 
+/// Most pods that run at once, and most completions, of jobs that count each index; their status names indexes.
+const MAX_PARALLEL_INDEXES: i64 = 100_000;
+/// Longest name of a program that manages jobs instead of the cluster.
+const LONGEST_MANAGER: usize = 63;
+
+/// A job without a selector of its own finds its pods by its uid, which the server has set before.
+fn prepare_job(job: &mut Value) {
+    set(job, "status", json!({}));
+    let uid = text(&job["metadata"]["uid"]).to_owned();
+    if !uid.is_empty() {
+        select_own_pods(job, &uid);
+    }
+}
+
 fn default_job(job: &mut Value) {
     let Some(spec) = job.get_mut("spec").filter(|spec| spec.is_object()) else {
         return;
@@ -118,7 +135,35 @@ fn validate_job(job: &Value) -> Errors {
         let shown = spec["template"]["metadata"]["labels"].clone();
         errors.invalid(&labels, shown, rules::SELECTOR_MISMATCH);
     }
+    if selector.is_null() {
+        errors.required(&path.child("selector"), "");
+    } else if !is_true(&spec["manualSelector"]) && !is_generated(selector, job) {
+        errors.invalid(&path.child("selector"), selector.clone(), "`selector` not auto-generated");
+    }
+    validate_host_names(&mut errors, job);
     errors
+}
+
+/// Whether a selector finds the pods of this very job and says nothing else.
+fn is_generated(selector: &Value, job: &Value) -> bool {
+    let uid = &job["metadata"]["uid"];
+    ["", "batch.kubernetes.io/"].iter().any(|prefix| {
+        super::json::same(selector, &json!({"matchLabels": {format!("{prefix}controller-uid"): uid}}))
+    })
+}
+
+/// Pods of a job that counts indexes are called by the job's name and theirs.
+fn validate_host_names(errors: &mut Errors, job: &Value) {
+    let (spec, name) = (&job["spec"], text(&job["metadata"]["name"]));
+    let completions = int(&spec["completions"]);
+    if text(&spec["completionMode"]) != "Indexed" || completions < 1 {
+        return;
+    }
+    let longest = format!("{name}-{}", completions - 1);
+    if !names::dns1123_label(&longest).is_empty() {
+        let detail = format!("will not able to create pod with invalid DNS label: {longest}");
+        errors.invalid(&Path::new("metadata").child("name"), name, detail);
+    }
 }
 
 fn validate_job_spec(errors: &mut Errors, path: &Path, spec: &Value) {
@@ -138,6 +183,19 @@ fn validate_job_spec(errors: &mut Errors, path: &Path, spec: &Value) {
     if text(mode) == "Indexed" && spec["completions"].is_null() {
         errors.required(&path.child("completions"), "when completion mode is Indexed");
     }
+    validate_indexes(errors, path, spec);
+    if let Some(manager) = spec["managedBy"].as_str() {
+        rules::domain_prefixed_path(errors, &path.child("managedBy"), manager);
+        if manager.len() > LONGEST_MANAGER {
+            errors.too_long(&path.child("managedBy"), LONGEST_MANAGER);
+        }
+    }
+    policy::validate_failure(errors, path, spec);
+    policy::validate_success(errors, path, spec);
+    let replacements: &[&str] =
+        if spec["podFailurePolicy"].is_null() { &["Failed", "TerminatingOrFailed"] } else { &["Failed"] };
+    let replacement = &spec["podReplacementPolicy"];
+    rules::optional_one_of(errors, &path.child("podReplacementPolicy"), replacement, replacements);
     let path = path.child("template");
     pod::spec::validate_template(errors, &path, &spec["template"]);
     let policy = text(&spec["template"]["spec"]["restartPolicy"]);
@@ -147,14 +205,55 @@ fn validate_job_spec(errors: &mut Errors, path: &Path, spec: &Value) {
     }
 }
 
+/// What only jobs that count each index may say, and how much of it.
+fn validate_indexes(errors: &mut Errors, path: &Path, spec: &Value) {
+    let indexed = text(&spec["completionMode"]) == "Indexed";
+    for field in ["parallelism", "completions"] {
+        let number = int(&spec[field]);
+        if indexed && number > MAX_PARALLEL_INDEXES {
+            let detail = format!(
+                "must be less than or equal to {MAX_PARALLEL_INDEXES} when completion mode is Indexed"
+            );
+            errors.invalid(&path.child(field), number, detail);
+        }
+    }
+    let per_index = &spec["backoffLimitPerIndex"];
+    if !per_index.is_null() && !indexed {
+        let detail = "requires indexed completion mode";
+        errors.invalid(&path.child("backoffLimitPerIndex"), per_index.clone(), detail);
+    }
+    let Some(failed) = spec["maxFailedIndexes"].as_i64() else {
+        return;
+    };
+    if per_index.is_null() {
+        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if failed > int(&spec["completions"]) {
+        let detail = "must be less than or equal to completions";
+        errors.invalid(&path.child("maxFailedIndexes"), failed, detail);
+    }
+}
+
 fn validate_job_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let (path, new, old) = (Path::new("spec"), &new["spec"], &old["spec"]);
-    for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"] {
+    const FIXED: [&str; 6] = [
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ];
+    for field in FIXED {
         rules::immutable(&mut errors, &path.child(field), &new[field], &old[field]);
     }
+    let (completions, before) = (&new["completions"], &old["completions"]);
     if text(&new["completionMode"]) != "Indexed" {
-        rules::immutable(&mut errors, &path.child("completions"), &new["completions"], &old["completions"]);
+        rules::immutable(&mut errors, &path.child("completions"), completions, before);
+    } else if completions != before && completions != &new["parallelism"] {
+        let detail = "may only be modified in tandem with spec.parallelism";
+        errors.invalid(&path.child("completions"), completions.clone(), detail);
     }
     let mut template = new["template"].clone();
     // Where the pods of a suspended job go may still change: queues decide that late (KEP-2926).
@@ -163,6 +262,11 @@ fn validate_job_update(new: &Value, old: &Value) -> Errors {
     {
         for field in ["affinity", "nodeSelector", "tolerations", "schedulingGates"] {
             copy_field(spec, &old["template"]["spec"], field);
+        }
+        if let Some(metadata) = template.get_mut("metadata") {
+            for field in ["annotations", "labels"] {
+                copy_field(metadata, &old["template"]["metadata"], field);
+            }
         }
     }
     rules::immutable(&mut errors, &path.child("template"), &template, &old["template"]);
@@ -181,13 +285,8 @@ fn validate_cron_job(job: &Value) -> Errors {
             schedule,
             "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
         );
-    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-        let found = schedule.split_whitespace().count();
-        errors.invalid(
-            &schedule_path,
-            schedule,
-            format!("expected exactly 5 fields, found {found}: [{schedule}]"),
-        );
+    } else if let Some(problem) = schedule::problem(schedule) {
+        errors.invalid(&schedule_path, schedule, problem);
     }
     for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         rules::non_negative(&mut errors, &path.child(field), &spec[field]);
@@ -198,8 +297,14 @@ fn validate_cron_job(job: &Value) -> Errors {
         &spec["concurrencyPolicy"],
         &["Allow", "Forbid", "Replace"],
     );
-    if spec["timeZone"].as_str() == Some("") {
-        errors.invalid(&path.child("timeZone"), "", "timeZone must be nil or non-empty string");
+    match spec["timeZone"].as_str() {
+        Some("") => errors.invalid(&path.child("timeZone"), "", "timeZone must be nil or non-empty string"),
+        Some(zone) if zone.eq_ignore_ascii_case("Local") => {
+            let detail =
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+            errors.invalid(&path.child("timeZone"), zone, detail);
+        }
+        _ => {}
     }
     validate_job_spec(&mut errors, &path.child("jobTemplate").child("spec"), &spec["jobTemplate"]["spec"]);
     let name = text(&job["metadata"]["name"]);
@@ -211,16 +316,23 @@ fn validate_cron_job(job: &Value) -> Errors {
     errors
 }
 
-/// Gives a new job the selector that finds its own pods only; the server calls it when the uid is known.
-pub fn select_own_pods(job: &mut Value, uid: &str) {
-    if is_true(&job["spec"]["manualSelector"]) || !is_empty(&job["spec"]["selector"]) {
+/// Gives a new job the selector that finds its own pods only.
+fn select_own_pods(job: &mut Value, uid: &str) {
+    if is_true(&job["spec"]["manualSelector"]) {
         return;
     }
     let name = text(&job["metadata"]["name"]).to_owned();
     let Some(spec) = job.get_mut("spec").filter(|spec| spec.is_object()) else {
         return;
     };
-    set(spec, "selector", json!({"matchLabels": {CONTROLLER_UID: uid}}));
+    // What a user selects besides makes the job invalid, because it would find pods of others.
+    default_field(spec, "selector", json!({}));
+    if let Some(selector) = spec.get_mut("selector") {
+        default_field(selector, "matchLabels", json!({}));
+        if let Some(labels) = selector.get_mut("matchLabels") {
+            default_field(labels, CONTROLLER_UID, uid);
+        }
+    }
     let Some(template) = spec.get_mut("template").filter(|template| template.is_object()) else {
         return;
     };
@@ -310,15 +422,133 @@ mod tests {
 
     fn good() -> Value {
         let mut job = json!({
-            "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"name": "a", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"template": {"spec": {
                 "restartPolicy": "Never", "dnsPolicy": "ClusterFirst",
                 "containers": [{"name": "c", "image": "a:1", "terminationMessagePolicy": "File"}],
             }}},
         });
+        prepare_job(&mut job);
         default_job(&mut job);
-        select_own_pods(&mut job, "u-1");
         job
+    }
+
+    #[test]
+    fn a_job_finds_its_own_pods() {
+        let spec = &good()["spec"];
+        assert_eq!(spec["selector"], json!({"matchLabels": {CONTROLLER_UID: "u-1"}}));
+        let labels = &spec["template"]["metadata"]["labels"];
+        assert_eq!(
+            (&labels["batch.kubernetes.io/job-name"], &labels["controller-uid"]),
+            (&json!("a"), &json!("u-1"))
+        );
+        let mut own = with(good(), &[("/spec/selector", json!({"matchLabels": {"app": "x"}}))]);
+        prepare_job(&mut own);
+        assert!(validate_job(&own).0.iter().any(|error| error.detail == "`selector` not auto-generated"));
+        let mut manual = with(
+            good(),
+            &[
+                ("/spec/manualSelector", json!(true)),
+                ("/spec/selector", json!({"matchLabels": {"app": "x"}})),
+                ("/spec/template/metadata/labels", json!({"app": "x"})),
+            ],
+        );
+        let before = manual["spec"].clone();
+        prepare_job(&mut manual);
+        assert_eq!(manual["spec"], before);
+        expect("manual", &validate_job(&manual), &[]);
+    }
+
+    #[test]
+    fn indexed_jobs() {
+        let indexed = [("/spec/completionMode", json!("Indexed")), ("/spec/completions", json!(3))];
+        let row = |what: &str, changes: &[(&str, Value)], expected: &[&str]| {
+            expect(what, &validate_job(&with(with(good(), &indexed), changes)), expected);
+        };
+        row("good", &[("/spec/backoffLimitPerIndex", json!(1)), ("/spec/maxFailedIndexes", json!(2))], &[]);
+        row(
+            "too many",
+            &[("/spec/parallelism", json!(100_001))],
+            &[
+                "spec.parallelism: Invalid value: 100001: must be less than or equal to 100000 when completion mode is Indexed",
+            ],
+        );
+        row(
+            "failed indexes",
+            &[("/spec/maxFailedIndexes", json!(4))],
+            &[
+                "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+                "spec.maxFailedIndexes: Invalid value: 4: must be less than or equal to completions",
+            ],
+        );
+        row(
+            "host names",
+            &[("/metadata/name", json!("a.b"))],
+            &[
+                "metadata.name: Invalid value: \"a.b\": will not able to create pod with invalid DNS label: a.b-2",
+            ],
+        );
+        let old = with(good(), &indexed);
+        let both = with(old.clone(), &[("/spec/completions", json!(5)), ("/spec/parallelism", json!(5))]);
+        expect("in tandem", &validate_job_update(&both, &old), &[]);
+        let one = with(old.clone(), &[("/spec/completions", json!(5))]);
+        expect(
+            "alone",
+            &validate_job_update(&one, &old),
+            &["spec.completions: Invalid value: 5: may only be modified in tandem with spec.parallelism"],
+        );
+    }
+
+    #[test]
+    fn cron_jobs() {
+        let cron_job = |changes: &[(&str, Value)]| {
+            let mut template = good()["spec"].clone();
+            super::super::json::remove(&mut template, "selector");
+            with(
+                json!({
+                    "metadata": {"name": "nightly"},
+                    "spec": {"schedule": "0 3 * * *", "concurrencyPolicy": "Allow", "jobTemplate": {"spec": template}},
+                }),
+                changes,
+            )
+        };
+        let row = |what: &str, pointer: &str, value: Value, expected: &[&str]| {
+            expect(what, &validate_cron_job(&cron_job(&[(pointer, value)])), expected);
+        };
+        row("good", "/spec/timeZone", json!("Europe/Berlin"), &[]);
+        row(
+            "schedule",
+            "/spec/schedule",
+            json!("61 * * * *"),
+            &["spec.schedule: Invalid value: \"61 * * * *\": end of range (61) above maximum (59): 61"],
+        );
+        row(
+            "zone in the schedule",
+            "/spec/schedule",
+            json!("TZ=UTC 0 3 * * *"),
+            &[
+                "spec.schedule: Invalid value: \"TZ=UTC 0 3 * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field \
+               instead",
+            ],
+        );
+        row(
+            "zone of the machine",
+            "/spec/timeZone",
+            json!("local"),
+            &[
+                "spec.timeZone: Invalid value: \"local\": timeZone must be an explicit time zone as defined in \
+               https://www.iana.org/time-zones",
+            ],
+        );
+        row(
+            "long name",
+            "/metadata/name",
+            json!("a".repeat(53)),
+            &[&format!(
+                "metadata.name: Invalid value: \"{}\": must be no more than 52 characters",
+                "a".repeat(53)
+            )],
+        );
     }
 
     #[test]

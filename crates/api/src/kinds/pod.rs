@@ -23,8 +23,9 @@ use crate::field::{Errors, Path};
 use crate::kind::{Column, Row, Strategy, Subresource};
 use crate::quantity::Quantity;
 
-pub(crate) use affinity::validate_taints;
+pub(crate) use affinity::{validate_node_selector, validate_taints, validate_tolerations};
 pub(crate) use defaulting::default_template_spec;
+pub use qos::Amount;
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -110,7 +111,12 @@ fn validate(pod: &Value) -> Errors {
 /// What a pod needs of a resource: the sum over its containers, or its largest initialisation step if that is more,
 /// plus overhead. This is what quotas count and what the scheduler reserves (KEP-753 for sidecars).
 pub fn request_of(spec: &Value, resource: &str) -> Quantity {
-    qos::effective_request(spec, resource)
+    qos::of_pod(spec, Amount::Request, resource)
+}
+
+/// What a pod may use of a resource, counted like its requests; zero when no container has a limit.
+pub fn limit_of(spec: &Value, resource: &str) -> Quantity {
+    qos::of_pod(spec, Amount::Limit, resource)
 }
 
 /// Quality-of-service class of a pod's spec.

@@ -45,9 +45,7 @@ fn validate(budget: &Value) -> Errors {
     }
     for field in ["minAvailable", "maxUnavailable"] {
         rules::int_or_percent(&mut errors, &path.child(field), &spec[field]);
-        if spec[field].as_str().and_then(rules::percent).is_some_and(|percent| percent > 100) {
-            errors.invalid(&path.child(field), spec[field].clone(), "must not be greater than 100%");
-        }
+        rules::at_most_all(&mut errors, &path.child(field), &spec[field]);
     }
     rules::label_selector(&mut errors, &path.child("selector"), &spec["selector"]);
     let policy = &spec["unhealthyPodEvictionPolicy"];

@@ -3,6 +3,8 @@
 //! The phrases are those of Kubernetes (`k8s.io/apimachinery/pkg/api/validation` and `pkg/apis/*/validation`), because
 //! people and programs look for them.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use super::json::{int, is_empty, list, same, text};
@@ -114,6 +116,12 @@ pub(crate) fn port_name(value: &str) -> Vec<String> {
     problems
 }
 
+/// Whether an object is being created: the server gives it its first revision afterwards. For the few rules that must
+/// not trouble objects which exist already.
+pub(crate) fn is_new(object: &Value) -> bool {
+    is_empty(&object["metadata"]["resourceVersion"])
+}
+
 /// A field that may not change: `new` and `old` are the field's values.
 pub(crate) fn immutable(errors: &mut Errors, path: &Path, new: &Value, old: &Value) {
     if !same(new, old) {
@@ -185,6 +193,21 @@ pub(crate) fn int_or_percent(errors: &mut Errors, path: &Path, value: &Value) {
     }
 }
 
+/// A percentage, if it is one, of at most everything.
+pub(crate) fn at_most_all(errors: &mut Errors, path: &Path, value: &Value) {
+    if value.as_str().and_then(percent).is_some_and(|percent| percent > 100) {
+        errors.invalid(path, value.clone(), "must not be greater than 100%");
+    }
+}
+
+/// Whether a whole number or a percentage is none; absent is none.
+pub(crate) fn is_zero(value: &Value) -> bool {
+    match value.as_str() {
+        Some(text) => percent(text) == Some(0),
+        None => int(value) == 0,
+    }
+}
+
 /// The number before the `%`.
 pub(crate) fn percent(text: &str) -> Option<i64> {
     let digits = text.strip_suffix('%')?;
@@ -208,8 +231,112 @@ pub(crate) fn no_backsteps(errors: &mut Errors, path: &Path, value: &str) {
 
 /// An IP address of either family.
 pub(crate) fn ip_address(errors: &mut Errors, path: &Path, value: &str) {
-    if value.parse::<std::net::IpAddr>().is_err() {
+    if value.parse::<IpAddr>().is_err() {
         errors.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    }
+}
+
+/// An address range in the form in which it is kept: a network and the length of its mask, nothing beyond the mask.
+pub(crate) fn cidr(errors: &mut Errors, path: &Path, value: &str) {
+    const EXAMPLE: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let Some((address, bits)) = parse_cidr(value) else {
+        return errors.invalid(path, value, EXAMPLE);
+    };
+    let network = network_of(address, bits);
+    let canonical = format!("{network}/{bits}");
+    if network != address {
+        errors.invalid(path, value, "must not have bits set beyond the prefix length");
+    } else if canonical != value {
+        errors.invalid(path, value, format!("must be in canonical form (\"{canonical}\")"));
+    }
+}
+
+/// Address and mask length of a range; bits beyond the mask are kept.
+pub(crate) fn parse_cidr(value: &str) -> Option<(IpAddr, u32)> {
+    let (address, bits) = value.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let bits: u32 = bits.parse().ok().filter(|_| bits.bytes().all(|b| b.is_ascii_digit()))?;
+    (bits <= width(address)).then_some((address, bits))
+}
+
+fn width(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The address with everything beyond the mask cleared.
+pub(crate) fn network_of(address: IpAddr, bits: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            IpAddr::V4((u32::from(address) & mask).into())
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            IpAddr::V6((u128::from(address) & mask).into())
+        }
+    }
+}
+
+/// A host name whose first label may be `*`.
+pub(crate) fn host_name(errors: &mut Errors, path: &Path, value: &str) {
+    match value.strip_prefix("*.") {
+        Some(rest) if names::dns1123_subdomain(rest).is_empty() => {}
+        _ if value.contains('*') => errors.invalid(
+            path,
+            value,
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of \
+             lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. \
+             '*.example.com', regex used for validation is \
+             '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+        ),
+        _ => name(errors, path, value, names::dns1123_subdomain),
+    }
+}
+
+/// A domain and a path below it: `example.com/controller`.
+pub(crate) fn domain_prefixed_path(errors: &mut Errors, path: &Path, value: &str) {
+    let example = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+    let Some((domain, rest)) = value.split_once('/') else {
+        return errors.invalid(path, value, example);
+    };
+    if domain.is_empty() || rest.is_empty() {
+        return errors.invalid(path, value, example);
+    }
+    for problem in names::dns1123_subdomain(domain) {
+        errors.invalid(path, domain, problem);
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/%!$&'()*+,;=:@-._~".contains(&b);
+    if !rest.bytes().all(allowed) {
+        errors.invalid(path, rest, "Invalid path");
+    }
+}
+
+/// Names of CSI and resource drivers.
+pub(crate) fn driver_name(errors: &mut Errors, path: &Path, value: &str) {
+    const LONGEST: usize = 63;
+    if value.is_empty() {
+        return errors.required(path, "");
+    }
+    if value.len() > LONGEST {
+        errors.too_long(path, LONGEST);
+    }
+    for problem in names::dns1123_subdomain(&value.to_lowercase()) {
+        errors.invalid(path, value, problem);
+    }
+}
+
+/// A `metav1.LabelSelector` that must be there.
+pub(crate) fn required_label_selector(errors: &mut Errors, path: &Path, selector: &Value) {
+    if selector.is_null() { errors.required(path, "") } else { label_selector(errors, path, selector) }
+}
+
+/// Words that must be there, and a wildcard among them that stands alone; `what` ends the sentence about it.
+pub(crate) fn wildcard_list(errors: &mut Errors, path: &Path, value: &Value, what: &str, missing: &str) {
+    let items = list(value);
+    if items.is_empty() {
+        errors.required(path, missing);
+    } else if items.len() > 1 && items.iter().any(|item| text(item) == "*") {
+        errors.invalid(path, value.clone(), format!("if '*' is present, must not specify other {what}"));
     }
 }
 
@@ -298,6 +425,38 @@ mod tests {
                 "selector.matchExpressions[1].operator: Invalid value: \"Maybe\": not a valid selector operator",
             ],
         );
+    }
+
+    #[test]
+    fn ranges_and_hosts() {
+        let rows: &[(fn(&mut Errors, &Path, &str), &str, bool)] = &[
+            (cidr, "10.0.0.0/8", true),
+            (cidr, "0.0.0.0/0", true),
+            (cidr, "2001:db8::/64", true),
+            (cidr, "::1/128", true),
+            (cidr, "10.0.0.1/8", false),
+            (cidr, "10.0.0.0/33", false),
+            (cidr, "10.0.0.0/+8", false),
+            (cidr, "2001:DB8::/64", false),
+            (cidr, "10.0.0.0", false),
+            (host_name, "example.com", true),
+            (host_name, "*.example.com", true),
+            (host_name, "*", false),
+            (host_name, "a.*.com", false),
+            (host_name, "a_b", false),
+            (domain_prefixed_path, "example.com/a/b", true),
+            (domain_prefixed_path, "example.com", false),
+            (domain_prefixed_path, "example.com/", false),
+            (domain_prefixed_path, "example.com/a b", false),
+            (driver_name, "Csi.Example.com", true),
+            (driver_name, "", false),
+            (driver_name, "a/b", false),
+        ];
+        for (check, value, fine) in rows {
+            let mut errors = Errors::new();
+            check(&mut errors, &Path::new("x"), value);
+            assert_eq!(errors.is_empty(), *fine, "{value}: {errors}");
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub static SERVICE: Row = Row {
         prepare_update: update::prepare,
         validate,
         validate_update,
+        ..Strategy::PLAIN
     },
     ..Row::PLAIN
 };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::json::{copy_field, default_field, int, list, list_mut, same, set, text};
 use super::{pod, rules, workload};
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Strategy, Subresource};
+use crate::kind::{Column, NameRule, Row, Strategy, Subresource};
 use crate::{names, table};
 
 /// What may change once a set exists; the rest decides about names and volumes of pods that are there already.
@@ -38,6 +38,8 @@ pub static STATEFUL_SET: Row = Row {
         Column::new("Images", "Images of the containers of the template.").wide(),
     ],
     table_row,
+    // The name is the first part of the pods' host names.
+    name_rule: NameRule::DnsLabel,
     generation: true,
     strategy: Strategy {
         default,
@@ -99,6 +101,20 @@ fn validate(object: &Value) -> Errors {
         &rolling_path.child("partition"),
         &strategy["rollingUpdate"]["partition"],
     );
+    let unavailable = &strategy["rollingUpdate"]["maxUnavailable"];
+    if !unavailable.is_null() {
+        let path = rolling_path.child("maxUnavailable");
+        rules::int_or_percent(&mut errors, &path, unavailable);
+        rules::at_most_all(&mut errors, &path, unavailable);
+        if rules::is_zero(unavailable) {
+            errors.invalid(&path, unavailable.clone(), "cannot be 0");
+        }
+    }
+    let (policy, policy_path) =
+        (&spec["persistentVolumeClaimRetentionPolicy"], path.child("persistentVolumeClaimRetentionPolicy"));
+    for field in ["whenDeleted", "whenScaled"] {
+        rules::optional_one_of(&mut errors, &policy_path.child(field), &policy[field], &["Delete", "Retain"]);
+    }
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         rules::non_negative(&mut errors, &path.child(field), &spec[field]);
     }
@@ -186,6 +202,24 @@ mod tests {
         });
         default(&mut set);
         expect("good", &validate(&set), &[]);
+        let row = |what: &str, pointer: &str, value: Value, expected: &[&str]| {
+            expect(what, &validate(&with(set.clone(), &[(pointer, value)])), expected);
+        };
+        row(
+            "nothing at a time",
+            "/spec/updateStrategy/rollingUpdate/maxUnavailable",
+            json!(0),
+            &["spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0"],
+        );
+        row(
+            "retention",
+            "/spec/persistentVolumeClaimRetentionPolicy/whenScaled",
+            json!("Sell"),
+            &[
+                "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Sell\": supported values: \
+               \"Delete\", \"Retain\"",
+            ],
+        );
         expect("scaled", &validate_update(&with(set.clone(), &[("/spec/replicas", json!(3))]), &set), &[]);
         let renamed = with(set.clone(), &[("/spec/serviceName", json!("x"))]);
         assert_eq!(validate_update(&renamed, &set).0.len(), 1);

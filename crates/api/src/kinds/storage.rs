@@ -4,10 +4,24 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::json::{copy_field, entries, is_empty, is_true, list, same, set, text};
+use super::pod::validate_node_selector;
 use super::rules;
 use crate::field::{Errors, Path};
 use crate::kind::{Column, Row, Scope, Strategy, Subresource};
 use crate::{names, table};
+
+/// Fields of a volume's spec that do not say where its bytes are.
+const NOT_SOURCES: &[&str] = &[
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
@@ -98,6 +112,29 @@ pub static STORAGE_CLASS: Row = Row {
     ..Row::PLAIN
 };
 
+/// VolumeAttributesClasses.
+pub static VOLUME_ATTRIBUTES_CLASS: Row = Row {
+    group: "storage.k8s.io",
+    kind: "VolumeAttributesClass",
+    plural: "volumeattributesclasses",
+    singular: "volumeattributesclass",
+    short_names: &["vac"],
+    scope: Scope::Cluster,
+    schema: "io.k8s.api.storage.v1.VolumeAttributesClass",
+    columns: &[Column::name(), Column::new("DriverName", "Who changes the volumes."), Column::age()],
+    table_row: attributes_class_row,
+    strategy: Strategy {
+        validate: validate_attributes_class,
+        validate_update: validate_attributes_class_update,
+        ..Strategy::PLAIN
+    },
+    ..Row::PLAIN
+};
+
+/// What the parameters of a class may take together, and how many there may be.
+const MAX_PARAMETER_BYTES: usize = 256 * 1024;
+const MAX_PARAMETERS: usize = 512;
+
 fn validate_modes(errors: &mut Errors, path: &Path, spec: &Value) {
     let (path, modes) = (path.child("accessModes"), list(&spec["accessModes"]));
     if modes.is_empty() {
@@ -112,17 +149,6 @@ fn validate_modes(errors: &mut Errors, path: &Path, spec: &Value) {
 }
 
 fn validate_volume(volume: &Value) -> Errors {
-    const NOT_SOURCES: &[&str] = &[
-        "accessModes",
-        "capacity",
-        "claimRef",
-        "mountOptions",
-        "nodeAffinity",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "volumeAttributesClassName",
-        "volumeMode",
-    ];
     let mut errors = Errors::new();
     let (path, spec) = (Path::new("spec"), &volume["spec"]);
     validate_modes(&mut errors, &path, spec);
@@ -131,18 +157,16 @@ fn validate_volume(volume: &Value) -> Errors {
         errors.required(&path.child("capacity"), "");
     }
     rules::quantity_not_negative(&mut errors, &path.child("capacity").key("storage"), storage);
-    let sources: Vec<&str> = entries(spec)
-        .filter(|(field, value)| !NOT_SOURCES.contains(field) && !value.is_null())
-        .map(|(field, _)| field)
-        .collect();
-    match sources.as_slice() {
-        [] => errors.required(&path, "must specify a volume type"),
-        [_] => {}
-        [_, more @ ..] => {
-            for field in more {
-                errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
-            }
-        }
+    validate_volume_source(&mut errors, &path, spec);
+    let required = &spec["nodeAffinity"]["required"];
+    let affinity_path = path.child("nodeAffinity");
+    if !spec["nodeAffinity"].is_null() && required.is_null() {
+        errors.required(&affinity_path.child("required"), "must specify required node constraints");
+    }
+    if !required.is_null() {
+        validate_node_selector(&mut errors, &affinity_path.child("required"), required);
+    } else if !spec["local"].is_null() {
+        errors.required(&affinity_path, "Local volume requires node affinity");
     }
     rules::optional_one_of(
         &mut errors,
@@ -161,23 +185,29 @@ fn validate_volume(volume: &Value) -> Errors {
     errors
 }
 
+/// Checks that a volume's spec names one place where its bytes are.
+pub(super) fn validate_volume_source(errors: &mut Errors, path: &Path, spec: &Value) {
+    let sources: Vec<&str> = entries(spec)
+        .filter(|(field, value)| !NOT_SOURCES.contains(field) && !value.is_null())
+        .map(|(field, _)| field)
+        .collect();
+    match sources.as_slice() {
+        [] => errors.required(path, "must specify a volume type"),
+        [_] => {}
+        [_, more @ ..] => {
+            for field in more {
+                errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
+            }
+        }
+    }
+}
+
 fn validate_volume_update(new: &Value, old: &Value) -> Errors {
-    const MUTABLE: &[&str] = &[
-        "accessModes",
-        "capacity",
-        "claimRef",
-        "mountOptions",
-        "nodeAffinity",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "volumeAttributesClassName",
-        "volumeMode",
-    ];
     let mut errors = Errors::new();
     let (path, new, old) = (Path::new("spec"), &new["spec"], &old["spec"]);
     let source = |spec: &Value| {
         let mut spec = spec.clone();
-        for field in MUTABLE {
+        for field in NOT_SOURCES {
             super::json::remove(&mut spec, field);
         }
         spec
@@ -189,6 +219,10 @@ fn validate_volume_update(new: &Value, old: &Value) -> Errors {
         );
     }
     rules::immutable(&mut errors, &path.child("volumeMode"), &new["volumeMode"], &old["volumeMode"]);
+    if !is_empty(&old["nodeAffinity"]) {
+        let path = path.child("nodeAffinity");
+        rules::immutable(&mut errors, &path, &new["nodeAffinity"], &old["nodeAffinity"]);
+    }
     errors
 }
 
@@ -249,6 +283,7 @@ fn validate_class(class: &Value) -> Errors {
     let mut errors = Errors::new();
     let provisioner = text(&class["provisioner"]).to_lowercase();
     rules::required_name(&mut errors, &Path::new("provisioner"), &provisioner, names::qualified_name);
+    validate_parameters(&mut errors, &class["parameters"]);
     for (field, words) in [
         ("reclaimPolicy", &["Delete", "Retain"]),
         ("volumeBindingMode", &["Immediate", "WaitForFirstConsumer"]),
@@ -258,14 +293,51 @@ fn validate_class(class: &Value) -> Errors {
     errors
 }
 
-fn validate_class_update(new: &Value, old: &Value) -> Errors {
+fn validate_parameters(errors: &mut Errors, parameters: &Value) {
+    let path = Path::new("parameters");
+    if entries(parameters).count() > MAX_PARAMETERS {
+        return errors.too_long(&path, MAX_PARAMETERS);
+    }
+    let mut size = 0;
+    for (key, value) in entries(parameters) {
+        if key.is_empty() {
+            errors.invalid(&path, key, "field can not be empty.");
+        }
+        size += key.len() + text(value).len();
+    }
+    if size > MAX_PARAMETER_BYTES {
+        errors.too_long(&path, MAX_PARAMETER_BYTES);
+    }
+}
+
+fn validate_attributes_class(class: &Value) -> Errors {
     let mut errors = Errors::new();
-    for field in ["parameters", "provisioner", "reclaimPolicy"] {
-        if !same(&new[field], &old[field]) {
-            let detail = format!("updates to {field} are forbidden.");
-            errors.forbidden(&Path::new(field), detail);
+    rules::driver_name(&mut errors, &Path::new("driverName"), text(&class["driverName"]));
+    if is_empty(&class["parameters"]) {
+        errors.required(&Path::new("parameters"), "must contain at least one key/value pair");
+    }
+    validate_parameters(&mut errors, &class["parameters"]);
+    errors
+}
+
+/// Volumes of a class would not follow a change of it, so another class has to be made.
+fn validate_attributes_class_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    forbid_changes(&mut errors, new, old, &["driverName", "parameters"]);
+    errors
+}
+
+fn forbid_changes(errors: &mut Errors, new: &Value, old: &Value, fields: &[&str]) {
+    for field in fields {
+        if !same(&new[*field], &old[*field]) {
+            errors.forbidden(&Path::new(field), format!("updates to {field} are forbidden."));
         }
     }
+}
+
+fn validate_class_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    forbid_changes(&mut errors, new, old, &["parameters", "provisioner", "reclaimPolicy"]);
     rules::immutable(
         &mut errors,
         &Path::new("volumeBindingMode"),
@@ -353,6 +425,10 @@ fn class_row(class: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+fn attributes_class_row(class: &Value, now: Timestamp) -> Vec<Value> {
+    vec![json!(text(&class["metadata"]["name"])), json!(text(&class["driverName"])), table::age(class, now)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::rules::testing::{expect, with};
@@ -397,5 +473,45 @@ mod tests {
         );
         let moved = with(volume.clone(), &[("/spec/hostPath", json!({"path": "/y"}))]);
         assert_eq!(validate_volume_update(&moved, &volume).0.len(), 1);
+    }
+    #[test]
+    fn classes() {
+        let class = json!({
+            "provisioner": "example.com/disk", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
+            "parameters": {"type": "ssd"},
+        });
+        expect("good", &validate_class(&class), &[]);
+        let other = with(class.clone(), &[("/parameters", json!({"type": "hdd"}))]);
+        expect(
+            "parameters",
+            &validate_class_update(&other, &class),
+            &["parameters: Forbidden: updates to parameters are forbidden."],
+        );
+        let large = with(class, &[("/parameters", json!({"a": "x".repeat(MAX_PARAMETER_BYTES)}))]);
+        expect(
+            "large",
+            &validate_class(&large),
+            &["parameters: Too long: may not be more than 262144 bytes"],
+        );
+    }
+
+    #[test]
+    fn attributes_classes() {
+        let class = json!({"driverName": "disk.example.com", "parameters": {"iops": "5"}});
+        expect("good", &validate_attributes_class(&class), &[]);
+        expect(
+            "empty",
+            &validate_attributes_class(&json!({})),
+            &[
+                "driverName: Required value",
+                "parameters: Required value: must contain at least one key/value pair",
+            ],
+        );
+        let other = with(class.clone(), &[("/driverName", json!("other.example.com"))]);
+        expect(
+            "driver",
+            &validate_attributes_class_update(&other, &class),
+            &["driverName: Forbidden: updates to driverName are forbidden."],
+        );
     }
 }

@@ -1,135 +1,89 @@
-//! Certificates: who may approve and sign requests for a signer, and what nobody may ask for.
-//!
-//! Upstream: CertificateApproval, CertificateSigning, CertificateSubjectRestriction.
+//! Certificate signing requests: who asks is written down by the server, and who approves or signs must be allowed to for
+//! that signer (upstream's plug-ins CertificateApproval, CertificateSigning and CertificateSubjectRestriction).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::pem::parse_x509_pem;
-use x509_parser::prelude::FromDer as _;
+use serde_json::{Value, json};
 
-use super::{Admission, Operation};
+use super::Admission;
 use crate::auth::MASTERS;
 use crate::auth::rbac::Attributes;
+use crate::certificates::request::{CLIENT, KUBELET_CLIENT, KUBELET_SERVING, Request};
+use crate::certificates::{GROUP, REQUESTS};
 use crate::error::ApiError;
 use crate::view::View;
 
-const GROUP: &str = "certificates.k8s.io";
-/// The signer whose certificates name users of this server.
-const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// Sets whom a new request is from, whatever the client wrote.
+pub(super) fn requester(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
+    if !admission.is(GROUP, REQUESTS) || admission.old.is_some() {
+        return Ok(());
+    }
+    let user = admission.user;
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        return Ok(());
+    }
+    spec["username"] = user.name.clone().into();
+    spec["groups"] = json!(user.groups);
+    spec["uid"] = user.uid.clone().into();
+    spec["extra"] = user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+    Ok(())
+}
 
-pub(super) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
-    if !admission.is(GROUP, "certificatesigningrequests") {
+/// Refuses what the user may not do with the request's signer.
+pub(super) fn signer(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
+    if !admission.is(GROUP, REQUESTS) {
         return Ok(());
     }
     let signer = object["spec"]["signerName"].as_str().unwrap_or_default();
-    match (admission.operation, admission.view.subresource()) {
-        (Operation::Create, _) if admission.view == View::Object => subject(admission, object, signer),
-        (Operation::Update, "approval") => may(admission, object, "approve", signer),
-        (Operation::Update, "status") if signs(admission.old, object) => {
-            may(admission, object, "sign", signer)
+    match (admission.view, admission.old) {
+        (View::Object, None) => subject(admission, object, signer),
+        (View::Approval, Some(_)) => may(admission, object, "approve", signer),
+        (View::Status, Some(old)) => {
+            if decisions(old) != decisions(object) {
+                let why = "conditions Approved and Denied are changed by the subresource approval only";
+                return Err(admission.forbidden(object, why));
+            }
+            let signs = old["status"]["certificate"] != object["status"]["certificate"]
+                || old["status"]["conditions"] != object["status"]["conditions"];
+            if signs { may(admission, object, "sign", signer) } else { Ok(()) }
         }
         _ => Ok(()),
     }
 }
 
-/// Whether an update of the status brings a certificate or says that there will be none.
-fn signs(old: Option<&Value>, new: &Value) -> bool {
-    let certificate = |object: &Value| object["status"]["certificate"].clone();
-    let failed = |object: &Value| {
-        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        conditions.any(|condition| condition["type"] == "Failed")
-    };
-    old.is_none_or(|old| certificate(old) != certificate(new) || failed(old) != failed(new))
+fn decisions(object: &Value) -> Vec<&Value> {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.filter(|condition| condition["type"] == "Approved" || condition["type"] == "Denied").collect()
 }
 
-/// The verb on `signers`, by the signer's whole name or by its domain with `/*`.
-fn may(admission: &Admission<'_>, object: &Value, verb: &str, signer: &str) -> Result<(), ApiError> {
-    let names = names_of(signer);
-    let allowed = names.iter().any(|name| {
-        let question = Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::default() };
-        admission.server.rbac.allows(admission.user, &question)
-    });
-    if allowed {
-        return Ok(());
-    }
-    let why = format!("user not permitted to {verb} requests with signerName \"{signer}\"");
-    Err(admission.forbidden(object, why))
-}
-
-fn names_of(signer: &str) -> Vec<String> {
-    let domain = signer.split('/').next().unwrap_or_default();
-    vec![signer.to_owned(), format!("{domain}/*")]
-}
-
-/// Nobody becomes an administrator by a certificate.
+/// Nobody becomes a member of `system:masters` by a request, and a node asks for itself only.
 fn subject(admission: &Admission<'_>, object: &Value, signer: &str) -> Result<(), ApiError> {
-    if signer != CLIENT_SIGNER {
+    let node = super::node_of(admission.user);
+    let asks_as_node = node.is_some() && [KUBELET_CLIENT, KUBELET_SERVING].contains(&signer);
+    if signer != CLIENT && !asks_as_node {
         return Ok(());
     }
-    let asked = object["spec"]["request"].as_str().unwrap_or_default();
-    let Some(organizations) = organizations(asked) else {
-        return Err(admission.forbidden(object, "unable to parse csr"));
-    };
-    if organizations.iter().any(|organization| organization == MASTERS) {
-        let why = format!("use of {signer} signer with {MASTERS} group is not allowed");
+    // What cannot be read is the business of the kind's own rules.
+    let Ok(request) = Request::parse(&object["spec"]["request"]) else { return Ok(()) };
+    if signer == CLIENT && request.organizations.iter().any(|group| group == MASTERS) {
+        let why = format!("use of {CLIENT} signer with {MASTERS} group is not allowed");
         return Err(admission.forbidden(object, why));
+    }
+    if asks_as_node && request.common_name != admission.user.name {
+        let name = &admission.user.name;
+        return Err(admission.forbidden(object, format!("can only create a node CSR with CN={name}")));
     }
     Ok(())
 }
 
-/// Organizations of the subject of a request (base64 of PEM, as in `spec.request`), which become groups of the user.
-fn organizations(request: &str) -> Option<Vec<String>> {
-    let pem = STANDARD.decode(request).ok()?;
-    let (_, pem) = parse_x509_pem(&pem).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    Some(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
-    use serde_json::json;
-
-    use super::*;
-
-    fn request(organization: &str) -> String {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "alice");
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-        let request = params.serialize_request(&key).expect("a request");
-        STANDARD.encode(request.pem().expect("PEM"))
+fn may(admission: &Admission<'_>, object: &Value, verb: &str, signer: &str) -> Result<(), ApiError> {
+    let whole_domain = signer.split_once('/').map(|(domain, _)| format!("{domain}/*")).unwrap_or_default();
+    let allowed = [signer, whole_domain.as_str()].iter().any(|name| {
+        let question = Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::default() };
+        admission.server.decide(admission.user, &question).allowed
+    });
+    if allowed {
+        return Ok(());
     }
-
-    #[test]
-    fn organizations_are_read() {
-        assert_eq!(organizations(&request("system:masters")), Some(vec!["system:masters".to_owned()]));
-        assert_eq!(organizations(&request("dev")), Some(vec!["dev".to_owned()]));
-        for junk in ["", "!", &STANDARD.encode("no PEM")] {
-            assert_eq!(organizations(junk), None, "{junk}");
-        }
-    }
-
-    #[test]
-    fn signers_are_named_whole_or_by_domain() {
-        assert_eq!(names_of("example.com/a"), ["example.com/a", "example.com/*"]);
-    }
-
-    #[test]
-    fn what_needs_the_right_to_sign() {
-        let status = |status: Value| json!({"status": status});
-        let approved = status(json!({"conditions": [{"type": "Approved"}]}));
-        let rows = [
-            (approved.clone(), approved.clone(), false),
-            (approved.clone(), status(json!({"certificate": "x"})), true),
-            (approved.clone(), status(json!({"conditions": [{"type": "Failed"}]})), true),
-            (status(json!({})), approved, false),
-        ];
-        for (old, new, expected) in rows {
-            assert_eq!(signs(Some(&old), &new), expected, "{old} {new}");
-        }
-    }
+    Err(admission
+        .forbidden(object, format!("user not permitted to {verb} requests with signerName \"{signer}\"")))
 }

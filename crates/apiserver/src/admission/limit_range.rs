@@ -74,7 +74,9 @@ fn complete(range: &Value, pod: &mut Value) {
     }
     let mut notes = Vec::new();
     for (field, what) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        // Not by index: that would leave a null where there is no such list.
+        let list = pod["spec"].get_mut(field).and_then(Value::as_array_mut);
+        for container in list.into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             for (side, defaults, word) in [("requests", &requests, "request"), ("limits", &limits, "limit")] {
                 let set = fill(container, side, defaults);
@@ -336,5 +338,8 @@ mod tests {
         let once = pod.clone();
         complete(&range, &mut pod);
         assert_eq!(pod, once, "a second time nothing is missing");
+        let mut plain = json!({"spec": {"containers": []}});
+        complete(&range, &mut plain);
+        assert_eq!(plain, json!({"spec": {"containers": []}}), "nothing is left behind");
     }
 }

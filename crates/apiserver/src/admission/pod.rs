@@ -30,7 +30,7 @@ fn account_of(object: &Value) -> &str {
 
 /// Gives the controller that makes service accounts a moment.
 pub(super) async fn await_service_account(admission: &Admission<'_>, object: &Value) {
-    if !is_new_pod(admission) {
+    if !is_new_pod(admission) || super::node::is_mirror(object) {
         return;
     }
     let key = format!("/serviceaccounts/{}/{}", admission.namespace, account_of(object));
@@ -43,7 +43,8 @@ pub(super) async fn await_service_account(admission: &Admission<'_>, object: &Va
 
 /// ServiceAccount: names the account and mounts its token.
 pub(super) fn service_account(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
-    if !is_new_pod(admission) {
+    // The picture of a pod that a node has from elsewhere runs as nobody.
+    if !is_new_pod(admission) || super::node::is_mirror(object) {
         return Ok(());
     }
     let name = account_of(object).to_owned();

@@ -10,10 +10,10 @@
 //!
 //! Source of the rules and of the words: KEP-3488, KEP-3962, `k8s.io/apiserver/pkg/admission/plugin/policy`.
 
-mod authorizer;
+pub(super) mod authorizer;
 mod decide;
 mod definition;
-mod expression;
+pub(super) mod expression;
 mod rewrite;
 
 use std::sync::{Arc, Mutex, PoisonError};

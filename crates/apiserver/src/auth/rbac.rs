@@ -20,12 +20,14 @@ pub(crate) struct Attributes<'a> {
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
+    /// What the field selector of a list or watch demands to be equal.
+    pub(crate) fields: &'a [(String, String)],
     /// Set for addresses that are no resources; the fields above but `verb` are then empty.
     pub(crate) path: Option<&'a str>,
 }
 
 /// One rule of a role.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Rule {
     pub(crate) verbs: Vec<String>,
@@ -41,7 +43,7 @@ fn holds(list: &[String], value: &str) -> bool {
 }
 
 impl Rule {
-    fn allows(&self, question: &Attributes<'_>) -> bool {
+    pub(crate) fn allows(&self, question: &Attributes<'_>) -> bool {
         if !holds(&self.verbs, question.verb) {
             return false;
         }
@@ -147,9 +149,18 @@ impl Subject {
     }
 }
 
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = if self.namespace.is_empty() { String::new() } else { format!("/{}", self.namespace) };
+        write!(f, "{} \"{}{place}\"", self.kind, self.name)
+    }
+}
+
 /// A binding with the rules of its role.
 #[derive(Debug)]
 struct Binding {
+    /// `ClusterRoleBinding "a" of ClusterRole "b"`.
+    what: String,
     /// Empty: everywhere.
     namespace: String,
     subjects: Vec<Subject>,
@@ -182,13 +193,18 @@ impl Rbac {
 
     /// Whether `user` may.
     pub(crate) fn allows(&self, user: &User, question: &Attributes<'_>) -> bool {
-        user.is_in(MASTERS)
-            || self.current().bindings.iter().any(|binding| {
-                (binding.namespace.is_empty()
-                    || (question.path.is_none() && binding.namespace == question.namespace))
-                    && binding.subjects.iter().any(|subject| subject.is(user))
-                    && binding.rules.iter().any(|rule| rule.allows(question))
-            })
+        user.is_in(MASTERS) || self.granted_by(user, question).is_some()
+    }
+
+    /// Which binding allows it, in upstream's words.
+    pub(crate) fn granted_by(&self, user: &User, question: &Attributes<'_>) -> Option<String> {
+        self.current().bindings.iter().find_map(|binding| {
+            let here = binding.namespace.is_empty()
+                || (question.path.is_none() && binding.namespace == question.namespace);
+            let subject = binding.subjects.iter().find(|subject| here && subject.is(user))?;
+            let granted = binding.rules.iter().any(|rule| rule.allows(question));
+            granted.then(|| format!("RBAC: allowed by {} to {subject}", binding.what))
+        })
     }
 
     /// The first part of `rules` that `user` does not hold in `namespace` (empty: everywhere).
@@ -247,7 +263,13 @@ impl Rbac {
             .collect();
         let paths: Vec<Value> =
             paths.iter().map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls})).collect();
-        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+        let mut answer = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+        if crate::admission::node_of(user).is_some() {
+            // What a node may depends on its pods and is no list of rules.
+            answer["incomplete"] = true.into();
+            answer["evaluationError"] = "node authorizer does not support user rule resolution".into();
+        }
+        answer
     }
 
     fn current(&self) -> Arc<Compiled> {
@@ -279,8 +301,22 @@ impl Rbac {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let role = self.role(&object["roleRef"], &namespace)?;
         let subjects = serde_json::from_value(object["subjects"].clone()).unwrap_or_default();
-        Some(Binding { namespace, subjects, rules: Arc::new(rules_in(&role)) })
+        let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+        let (name, reference) = (text(&object["metadata"]["name"]), &object["roleRef"]);
+        let (kind, place) = match namespace.as_str() {
+            "" => ("ClusterRoleBinding", String::new()),
+            namespace => ("RoleBinding", format!("/{namespace}")),
+        };
+        let (role_kind, role_name) = (text(&reference["kind"]), text(&reference["name"]));
+        let what = format!("{kind} \"{name}{place}\" of {role_kind} \"{role_name}\"");
+        Some(Binding { what, namespace, subjects, rules: Arc::new(rules_in(&role)) })
     }
+}
+
+/// Those of `wanted` that `present` does not cover.
+pub(crate) fn missing<'a>(present: &[Rule], wanted: &'a [Rule]) -> Vec<&'a Rule> {
+    let covered = |atom: &Rule| present.iter().any(|rule| rule.covers(atom));
+    wanted.iter().filter(|rule| !rule.atoms().iter().all(covered)).collect()
 }
 
 /// The rules of a role.
@@ -355,6 +391,21 @@ mod tests {
         ];
         for (mine, asked, expected) in rows {
             assert!(asked.atoms().iter().all(|atom| mine.covers(atom)) == expected, "{mine:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_role_lacks() {
+        let present = [rule(&["get", "list"], &[""], &["pods"], &[]), rule(&["*"], &["apps"], &["*"], &[])];
+        let rows = [
+            (rule(&["get"], &[""], &["pods"], &[]), true),
+            (rule(&["get"], &["apps"], &["deployments"], &[]), true),
+            (rule(&["get"], &["", "apps"], &["pods"], &[]), true),
+            (rule(&["get", "watch"], &[""], &["pods"], &[]), false),
+            (rule(&["get"], &[""], &["secrets"], &[]), false),
+        ];
+        for (wanted, covered) in rows {
+            assert_eq!(missing(&present, std::slice::from_ref(&wanted)).is_empty(), covered, "{wanted:?}");
         }
     }
 

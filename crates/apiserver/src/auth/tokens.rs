@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
@@ -13,7 +14,8 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
-use super::{AUTHENTICATED, User};
+use super::authenticate::{Authenticated, Authenticator, Evidence, Verdict};
+use super::{AUTHENTICATED, CREDENTIAL_ID, User, jwt};
 use crate::cache::WatchCache;
 
 /// Longer tokens are refused unread.
@@ -57,6 +59,22 @@ impl Tokens {
     /// The audience of this API server.
     pub(crate) fn audience(&self) -> &str {
         &self.audience
+    }
+
+    /// What others need to check our tokens: the answer to `/.well-known/openid-configuration`.
+    pub(crate) fn discovery(&self) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+
+    /// The public keys: the answer to `/openid/v1/jwks`.
+    pub(crate) fn keys(&self) -> Value {
+        jwt::p256_set(&self.key_id, self.key.public_key().as_ref())
     }
 
     /// Signs a token.
@@ -136,7 +154,7 @@ impl Tokens {
         self.alive("serviceaccounts", &format!("{namespace}/{account}"), uid)?;
         let mut extra = Vec::new();
         if let Some(jti) = payload["jti"].as_str() {
-            extra.push(("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={jti}")]));
+            extra.push((CREDENTIAL_ID.to_owned(), vec![format!("JTI={jti}")]));
         }
         for (claim, resource) in [("pod", "pods"), ("secret", "secrets")] {
             if let Some(name) = bound[claim]["name"].as_str() {
@@ -162,5 +180,13 @@ impl Tokens {
     fn alive(&self, resource: &str, key: &str, uid: &str) -> Option<()> {
         let item = self.cache.resource(resource).get(&format!("/{resource}/{key}"))?;
         (item.field("/metadata/uid") == uid).then_some(())
+    }
+}
+
+#[async_trait]
+impl Authenticator for Arc<Tokens> {
+    async fn authenticate(&self, evidence: &Evidence<'_>) -> Verdict {
+        let checked = evidence.token.and_then(|token| self.check(token, evidence.audiences, evidence.now));
+        Ok(checked.map(|(user, audiences)| Authenticated { user, audiences }))
     }
 }

@@ -68,6 +68,8 @@ const PATCH_TYPES: &[&str] = &[
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
 ];
+/// Custom resources know no merge keys; clients look here before they send a strategic merge patch.
+const CUSTOM_PATCH_TYPES: &[&str] = PATCH_TYPES.split_at(3).0;
 const ANYTHING: &[&str] = &["*/*"];
 
 /// What an operation sends or answers.
@@ -281,7 +283,7 @@ impl Operation {
         Self {
             parameters: PATCH_PARAMETERS,
             body: Body::Schema(PATCH.to_owned()),
-            body_types: PATCH_TYPES,
+            body_types: if kind.schema.type_name().is_some() { PATCH_TYPES } else { CUSTOM_PATCH_TYPES },
             answer: Body::Schema(schema.unwrap_or(kind.schema_name()).to_owned()),
             codes: &[200, 201],
             ..Self::new(kind, "patch", "patch", Self::id(kind, "patch", suffix))

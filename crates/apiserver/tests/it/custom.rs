@@ -131,6 +131,11 @@ async fn a_definition_becomes_a_kind() {
     let schema = &openapi["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["maximum"], 10, "{schema}");
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    // kubectl reads here which kind of patch it may send.
+    let patch = &openapi["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
+    let types: Vec<&String> =
+        patch["requestBody"]["content"].as_object().expect("media types").keys().collect();
+    assert!(!types.iter().any(|t| t.contains("strategic")) && types.len() == 3, "{types:?}");
 }
 
 #[tokio::test]
@@ -198,7 +203,7 @@ async fn subresources_tables_and_selectors() {
         .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
         .body(http_body_util::Full::default())
         .expect("a request");
-    let table = world.read(world.raw(crate::world::admin(), request).await).await.expect(200);
+    let table = crate::world::read(world.raw(crate::world::admin(), request).await).await.expect(200);
     let headings: Vec<&Value> =
         table["columnDefinitions"].as_array().expect("a list").iter().map(|c| &c["name"]).collect();
     assert_eq!(headings, ["Name", "Color", "Size"]);
@@ -293,7 +298,7 @@ async fn a_deleted_definition_takes_its_objects_along() {
         world.get(&format!("{DEFINITIONS}/widgets.example.com")).await.code == 404
     })
     .await;
-    world.get(WIDGETS).await.expect(404);
+    eventually("not served", async || world.get(WIDGETS).await.code == 404).await;
     // A new definition of the same name begins with nothing.
     world.post(DEFINITIONS, &definition()).await.expect(201);
     eventually("served again", async || world.get(WIDGETS).await.code == 200).await;

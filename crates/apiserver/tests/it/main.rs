@@ -2,9 +2,16 @@
 
 mod access;
 mod admission;
+mod aggregation;
+mod audit;
 mod custom;
 mod every_kind;
+mod identity;
+mod nodes;
 mod operations;
+mod outside;
 mod protocol;
+mod secrecy;
+mod webhooks;
 mod wire;
 mod world;

@@ -46,7 +46,8 @@ async fn metrics_count_what_happens() {
         format!("apiserver_request_duration_seconds_count{{component=\"apiserver\",{get}}} 2"),
         format!("apiserver_longrunning_requests{{component=\"apiserver\",{watching}}} 0"),
         "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\"} 1".to_owned(),
-        "apiserver_storage_objects{resource=\"configmaps\"} 1".to_owned(),
+        // This one and that of the authorities.
+        "apiserver_storage_objects{resource=\"configmaps\"} 2".to_owned(),
         "apiserver_flowcontrol_current_executing_requests{priority_level=\"exempt\"} 1".to_owned(),
     ] {
         assert!(metrics.contains(&format!("{line}\n")), "no {line} in\n{metrics}");

@@ -1,10 +1,11 @@
 //! A server of its own for each test, and requests to it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
-use sampan_apiserver::{ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
+use sampan_apiserver::{Access, ApiBody, ApiServer, BodyError, InProcess, Pki, ServerConfig, User};
 use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use sampan_store::{Durability, Op, Store, Transaction};
 use serde_json::Value;
@@ -14,8 +15,9 @@ use tower::Service as _;
 /// A running API server.
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
+    pub(crate) pki: Pki,
     store: Arc<dyn Store>,
-    directory: Arc<TempDir>,
+    pub(crate) directory: Arc<TempDir>,
 }
 
 /// An answer, read to its end.
@@ -40,18 +42,32 @@ pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(Access::default(), |store, _| store).await
+    }
+
+    /// With an operator's wishes about access, and a layer over the store, which is given the directory of keys.
+    pub(crate) async fn with(
+        access: Access,
+        layer: impl FnOnce(Arc<dyn Store>, &Path) -> Arc<dyn Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default())
             .expect("a store");
-        Self::over(store, Arc::new(directory)).await
+        let store = layer(store, &directory.path().join("pki"));
+        Self::over(store, Arc::new(directory), access).await
+    }
+
+    /// The same cluster after its server has been started again.
+    pub(crate) async fn restarted(self) -> Self {
+        Self::over(self.store, self.directory, Access::default()).await
     }
 
     /// Another server over the same store, as a second process would be.
     pub(crate) async fn beside(&self) -> Self {
-        Self::over(self.store.clone(), self.directory.clone()).await
+        Self::over(self.store.clone(), self.directory.clone(), Access::default()).await
     }
 
-    async fn over(store: Arc<dyn Store>, directory: Arc<TempDir>) -> Self {
+    async fn over(store: Arc<dyn Store>, directory: Arc<TempDir>, access: Access) -> Self {
         let pki = Pki::open(&directory.path().join("pki")).expect("keys");
         let config = ServerConfig {
             service_cidr: "10.43.0.0/24".to_owned(),
@@ -59,8 +75,8 @@ impl World {
             cluster_domain: "cluster.local".to_owned(),
             build: "test".to_owned(),
         };
-        let server = ApiServer::start(store.clone(), config, &pki).await.expect("starts");
-        Self { server, store, directory }
+        let server = ApiServer::start_with(store.clone(), config, &pki, access).await.expect("starts");
+        Self { server, pki, store, directory }
     }
 
     /// Puts an object into the store past the pipeline, and waits until the server shows it. For objects whose own kind is
@@ -72,6 +88,12 @@ impl World {
         self.settle().await;
     }
 
+    /// [`World::seed`] for an object of the whole cluster.
+    pub(crate) async fn install(&self, resource: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        self.seed(&format!("/{resource}/{name}"), object).await;
+    }
+
     /// An object as the store has it.
     pub(crate) async fn stored(&self, key: &str) -> Value {
         let found = self.store.get(key).await.expect("the store answers").expect("an object");
@@ -81,6 +103,23 @@ impl World {
     /// Waits until the server's cache shows everything that is stored: a consistent list does.
     pub(crate) async fn settle(&self) {
         self.get("/api/v1/namespaces").await.expect(200);
+    }
+
+    /// Sends a request as the network would: who sends it is in the headers or nowhere.
+    pub(crate) async fn knock(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("content-type", JSON);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::new(bytes::Bytes::from(body.to_owned())).map_err(BodyError::new).boxed_unsync();
+        let response = self.server.clone().handle(request.body(body).expect("a request"), None).await;
+        read(response).await
     }
 
     pub(crate) async fn raw(
@@ -110,16 +149,7 @@ impl World {
             .header("accept", JSON)
             .body(Full::new(body.into()))
             .expect("a request");
-        let response = self.raw(user, request).await;
-        self.read(response).await
-    }
-
-    pub(crate) async fn read(&self, response: http::Response<ApiBody>) -> Answer {
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a body").to_bytes();
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        read(self.raw(user, request).await).await
     }
 
     pub(crate) async fn send(
@@ -151,6 +181,14 @@ impl World {
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, JSON, "").await
     }
+}
+
+pub(crate) async fn read(response: http::Response<ApiBody>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.expect("a body").to_bytes();
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 /// May do everything.

@@ -44,7 +44,7 @@ fn validate_weight(errors: &mut Errors, path: &Path, term: &Value) {
 }
 
 /// Checks a `core/v1` NodeSelector.
-fn validate_node_selector(errors: &mut Errors, path: &Path, selector: &Value) {
+pub(crate) fn validate_node_selector(errors: &mut Errors, path: &Path, selector: &Value) {
     let (terms, path) = (list(&selector["nodeSelectorTerms"]), path.child("nodeSelectorTerms"));
     if terms.is_empty() {
         errors.required(&path, "must have at least one node selector term");
@@ -107,7 +107,7 @@ fn validate_pod_term(errors: &mut Errors, path: &Path, term: &Value) {
 }
 
 /// Checks `tolerations`.
-pub(super) fn validate_tolerations(errors: &mut Errors, path: &Path, tolerations: &Value) {
+pub(crate) fn validate_tolerations(errors: &mut Errors, path: &Path, tolerations: &Value) {
     for (index, toleration) in list(tolerations).iter().enumerate() {
         let path = path.index(index);
         let field = |name: &str| text(&toleration[name]);

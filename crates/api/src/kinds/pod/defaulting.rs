@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::json::{copy_field, default_field, entries, int, is_empty, is_true, list_mut, set, text};
+use super::Amount;
 
 const CONTAINER_LISTS: [&str; 3] = ["/containers", "/initContainers", "/ephemeralContainers"];
 
@@ -111,7 +112,7 @@ fn default_pod_level_requests(spec: &mut Value) {
         requests = json!({});
     }
     for resource in ["cpu", "memory"] {
-        let of_containers = super::qos::containers_request(spec, resource);
+        let of_containers = super::qos::of_containers(spec, Amount::Request, resource);
         if requests[resource].is_null() && !of_containers.is_zero() {
             set(&mut requests, resource, of_containers.to_string());
         }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::super::json::{entries, is_empty, list, text};
+use super::super::json::{is_empty, list, text};
 use super::super::rules::quantity;
 use crate::quantity::Quantity;
 
@@ -46,22 +46,42 @@ fn is_sidecar(container: &Value) -> bool {
     text(&container["restartPolicy"]) == "Always"
 }
 
+/// Which of the two amounts of a resource is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// What is set aside.
+    Request,
+    /// What may be used.
+    Limit,
+}
+
+impl Amount {
+    /// The field of `resources`.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Request => "requests",
+            Self::Limit => "limits",
+        }
+    }
+}
+
 /// What the containers of a pod need of a resource when the pod says nothing itself.
 ///
 /// Sidecars run from their turn on, so every later initialisation step needs room beside those already started.
-pub(super) fn containers_request(spec: &Value, resource: &str) -> Quantity {
-    let request =
-        |container: &Value| quantity(&container["resources"]["requests"][resource]).unwrap_or(Quantity::ZERO);
+pub(super) fn of_containers(spec: &Value, amount: Amount, resource: &str) -> Quantity {
+    let of = |container: &Value| {
+        quantity(&container["resources"][amount.field()][resource]).unwrap_or(Quantity::ZERO)
+    };
     let (mut sidecars, mut peak) = (Quantity::ZERO, Quantity::ZERO);
     for container in list(&spec["initContainers"]) {
         if is_sidecar(container) {
-            sidecars = add(sidecars, request(container));
+            sidecars = add(sidecars, of(container));
             peak = peak.max(sidecars);
         } else {
-            peak = peak.max(add(sidecars, request(container)));
+            peak = peak.max(add(sidecars, of(container)));
         }
     }
-    let running = list(&spec["containers"]).iter().map(request).fold(sidecars, add);
+    let running = list(&spec["containers"]).iter().map(of).fold(sidecars, add);
     peak.max(running)
 }
 
@@ -70,13 +90,14 @@ fn add(sum: Quantity, more: Quantity) -> Quantity {
     if sum.is_zero() { more } else { sum.plus(more) }
 }
 
-/// What a pod needs of a resource, overhead included.
-pub(super) fn effective_request(spec: &Value, resource: &str) -> Quantity {
-    let own = quantity(&spec["resources"]["requests"][resource]);
-    let request = own.unwrap_or_else(|| containers_request(spec, resource));
-    let overhead =
-        entries(&spec["overhead"]).find(|(name, _)| *name == resource).and_then(|(_, value)| quantity(value));
-    overhead.map_or(request, |overhead| add(request, overhead))
+/// What a pod needs of a resource, overhead included. Where there is no limit, overhead makes none.
+pub(super) fn of_pod(spec: &Value, amount: Amount, resource: &str) -> Quantity {
+    let own = quantity(&spec["resources"][amount.field()][resource]);
+    let needed = own.unwrap_or_else(|| of_containers(spec, amount, resource));
+    if amount == Amount::Limit && needed.is_zero() {
+        return needed;
+    }
+    quantity(&spec["overhead"][resource]).map_or(needed, |overhead| add(needed, overhead))
 }
 
 #[cfg(test)]
@@ -133,7 +154,22 @@ mod tests {
             ("nothing", json!({"containers": [{}]}), "0"),
         ];
         for (what, spec, expected) in rows {
-            assert_eq!(effective_request(&spec, "cpu").to_string(), expected, "{what}");
+            assert_eq!(of_pod(&spec, Amount::Request, "cpu").to_string(), expected, "{what}");
+        }
+    }
+    #[test]
+    fn limits() {
+        let limited = |cpu: &str| json!({"resources": {"limits": {"cpu": cpu}}});
+        let rows = [
+            (
+                "sum and overhead",
+                json!({"containers": [limited("1"), limited("2")], "overhead": {"cpu": "1"}}),
+                "4",
+            ),
+            ("none, whatever the overhead", json!({"containers": [{}], "overhead": {"cpu": "1"}}), "0"),
+        ];
+        for (what, spec, expected) in rows {
+            assert_eq!(of_pod(&spec, Amount::Limit, "cpu").to_string(), expected, "{what}");
         }
     }
 }

@@ -8,10 +8,14 @@ use crate::auth::User;
 use crate::auth::rbac::Attributes;
 
 /// Answers a question about the user of a request, or about a service account.
-pub(super) fn answer(admission: &Admission<'_>, name: &str, calls: &Calls) -> Result<Value, String> {
+pub(in crate::admission) fn answer(
+    admission: &Admission<'_>,
+    name: &str,
+    calls: &Calls,
+) -> Result<Value, String> {
     let question = Question::read(calls, &Subject::of(admission, name))?;
     let user = question.user.as_ref().unwrap_or(admission.user);
-    let allowed = admission.server.rbac.allows(user, &question.attributes());
+    let allowed = admission.server.decide(user, &question.attributes()).allowed;
     Ok(question.answer(allowed))
 }
 
@@ -87,6 +91,7 @@ impl Question {
             namespace: &self.namespace,
             name: &self.name,
             path: self.path.as_deref(),
+            ..Attributes::default()
         }
     }
 

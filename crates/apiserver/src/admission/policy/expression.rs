@@ -12,7 +12,7 @@ const VARIABLES: &[&str] = &["object", "oldObject", "request", "params", "namesp
 
 /// An expression as it was written and as it is evaluated.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(in crate::admission) struct Program {
     /// As its author wrote it, for messages.
     pub(super) text: String,
     expression: Expression,
@@ -28,13 +28,13 @@ struct Check {
 }
 
 /// A question to the authorizer: methods and their arguments, the last one asking for the answer.
-pub(super) type Calls = [(String, Vec<String>)];
+pub(in crate::admission) type Calls = [(String, Vec<String>)];
 /// Answers questions to the authorizer.
-pub(super) type Authorizer<'a> = &'a dyn Fn(&Calls) -> Result<Value, String>;
+pub(in crate::admission) type Authorizer<'a> = &'a dyn Fn(&Calls) -> Result<Value, String>;
 
 impl Program {
     /// Compiles an expression that may name the given variables of its policy.
-    pub(super) fn compile(text: &str, variables: &[String]) -> Result<Self, String> {
+    pub(in crate::admission) fn compile(text: &str, variables: &[String]) -> Result<Self, String> {
         let rewritten = rewrite(text);
         let variables: Vec<String> = variables.iter().map(|name| identifier(name)).collect();
         let mut known: Vec<&str> = VARIABLES.to_vec();
@@ -66,7 +66,7 @@ impl Program {
 
 /// A named expression of a policy; later ones may name earlier ones.
 #[derive(Debug)]
-pub(super) struct Variable {
+pub(in crate::admission) struct Variable {
     name: String,
     identifier: String,
     program: Result<Program, String>,
@@ -101,7 +101,7 @@ pub(super) fn names_of(variables: &[Variable]) -> Vec<String> {
 }
 
 /// What expressions see. Variables are computed when the first expression names them, once.
-pub(super) struct Scope<'a> {
+pub(in crate::admission) struct Scope<'a> {
     base: Vec<(&'static str, CelValue)>,
     variables: &'a [Variable],
     authorizer: Authorizer<'a>,
@@ -111,7 +111,7 @@ pub(super) struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// A scope over documents in the order of [`VARIABLES`].
-    pub(super) fn new(
+    pub(in crate::admission) fn new(
         documents: [&Value; 5],
         authorizer: Authorizer<'a>,
         variables: &'a [Variable],
@@ -127,7 +127,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The truth of an expression.
-    pub(super) fn holds(&mut self, program: &Program) -> Result<bool, String> {
+    pub(in crate::admission) fn holds(&mut self, program: &Program) -> Result<bool, String> {
         match self.evaluate(program)?.to_json() {
             Some(Value::Bool(truth)) => Ok(truth),
             _ => Err("expression does not result in a bool".to_owned()),

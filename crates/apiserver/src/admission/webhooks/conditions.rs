@@ -1,0 +1,77 @@
+//! `matchConditions`: expressions that say whether a webhook wants to see a request. They are those of policies.
+
+use sampan_api::cel::Budget;
+use serde_json::Value;
+
+use crate::admission::policy::expression::{Authorizer, Program, Scope};
+
+/// One entry of `matchConditions`.
+pub(super) struct Condition {
+    name: String,
+    program: Result<Program, String>,
+}
+
+impl Condition {
+    pub(super) fn read(entry: &Value) -> Self {
+        let text = |field: &str| entry[field].as_str().unwrap_or_default();
+        Self { name: text("name").to_owned(), program: Program::compile(text("expression"), &[]) }
+    }
+}
+
+/// Whether all conditions hold for a `request` of a review. One that is false decides; otherwise the first one without a
+/// value is an error, which counts as "does not match" for a webhook that fails open.
+pub(super) fn hold(
+    conditions: &[Condition],
+    request: &Value,
+    authorizer: Authorizer<'_>,
+    fails_closed: bool,
+) -> Result<bool, String> {
+    let documents = [&request["object"], &request["oldObject"], request, &Value::Null, &Value::Null];
+    let mut scope = Scope::new(documents, authorizer, &[], Budget::MATCH_CONDITIONS);
+    let mut problem = None;
+    for condition in conditions {
+        match condition.program.as_ref().map_err(Clone::clone).and_then(|program| scope.holds(program)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(why) => {
+                problem
+                    .get_or_insert(format!("failed to evaluate match condition {:?}: {why}", condition.name));
+            }
+        }
+    }
+    match problem {
+        None => Ok(true),
+        Some(why) if fails_closed => Err(why),
+        Some(_) => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_false_decides() {
+        let labelled = "has(object.metadata.labels)";
+        let missing = "object.metadata.nothing == 'x'";
+        let rows: &[(&[&str], bool, Option<bool>)] = &[
+            (&[], true, Some(true)),
+            (&["request.operation == 'CREATE'"], true, Some(true)),
+            (&["oldObject == null", labelled], true, Some(false)),
+            (&[missing, labelled], true, Some(false)),
+            (&["true", missing], true, None),
+            (&["true", missing], false, Some(false)),
+            (&["("], true, None),
+            (&["'text'"], true, None),
+        ];
+        let request =
+            json!({"operation": "CREATE", "object": {"metadata": {"name": "x"}}, "oldObject": null});
+        for (expressions, fails_closed, expected) in rows {
+            let conditions: Vec<Condition> =
+                expressions.iter().map(|e| Condition::read(&json!({"name": e, "expression": e}))).collect();
+            let found = hold(&conditions, &request, &|_| Err("nobody".to_owned()), *fails_closed);
+            assert_eq!(found.as_ref().ok(), expected.as_ref(), "{expressions:?}: {found:?}");
+        }
+    }
+}
