@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod expression;
 mod schema;
 mod source;
 
@@ -76,6 +77,14 @@ impl<'a> Input<'a> {
 
 fn parse_line(lines: &mut std::str::Split<'_, char>) -> Option<Value> {
     parse_json(lines.next()?.as_bytes(), &mut Strictness::default()).ok()
+}
+
+/// A CEL expression: the input as it is, or decided when it begins with a control character.
+pub fn expression(data: &[u8]) -> Option<String> {
+    match data.split_first() {
+        Some((0..32, decisions)) => Some(expression::expression(&mut Source::new(decisions), 0)),
+        _ => Some(std::str::from_utf8(data).ok()?.to_owned()),
+    }
 }
 
 /// Fits a document to the type of a row, as the server does with everything that it reads.
