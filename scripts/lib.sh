@@ -113,7 +113,20 @@ need_kubectl() {
     KUBECTL=${SAMPAN_KUBECTL:-$TOOLS/kubectl}
     [ -x "$KUBECTL" ] && return 0
     [ -z "${SAMPAN_KUBECTL:-}" ] || die "SAMPAN_KUBECTL: there is no program $SAMPAN_KUBECTL"
-    [ "$(uname -m)" = x86_64 ] || die "kubectl is fetched for x86_64 only; set SAMPAN_KUBECTL to a kubectl of this machine"
+    fetch_kubectl_and_helm
+}
+
+# Sets HELM, fetching it when it is not there. SAMPAN_HELM names another one.
+need_helm() {
+    HELM=${SAMPAN_HELM:-$TOOLS/helm}
+    [ -x "$HELM" ] && return 0
+    [ -z "${SAMPAN_HELM:-}" ] || die "SAMPAN_HELM: there is no program $SAMPAN_HELM"
+    fetch_kubectl_and_helm
+}
+
+fetch_kubectl_and_helm() {
+    [ "$(uname -m)" = x86_64 ] ||
+        die "kubectl and helm are fetched for x86_64 only; set SAMPAN_KUBECTL and SAMPAN_HELM to those of this machine"
     say "fetching kubectl and helm into $TOOLS"
     local scratch archive
     mkdir -p "$TOOLS"
@@ -137,6 +150,64 @@ need_kubectl() {
     fi
     install -m 755 "$scratch/kubectl/kubectl" "$scratch/helm/helm" "$TOOLS/"
     rm -rf "$scratch"
+}
+
+# Clients of other languages are fetched as their lists say, again when a list changes: a copy of the list lies beside
+# what it names.
+PYTHON_REQUIREMENTS=tests/clients/python/requirements.txt
+NODE_PACKAGES=tests/clients/node/package-lock.json
+MANIFEST_REQUIREMENTS=tests/clients/manifests.txt
+
+# fetched_as LIST DIRECTORY: DIRECTORY was made from this very list.
+fetched_as() { cmp -s "$1" "$2/$(basename "$1")"; }
+
+# python_pip ARGUMENT...: pip of the machine; nothing is installed into the machine.
+python_pip() {
+    python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip --quiet --disable-pip-version-check --no-input "$@"
+}
+
+# Sets PYTHON_CLIENT: a directory for PYTHONPATH with the Python client of Kubernetes in it.
+need_python_client() {
+    PYTHON_CLIENT=$TOOLS/python
+    fetched_as "$PYTHON_REQUIREMENTS" "$PYTHON_CLIENT" && return 0
+    install_missing python3:python3
+    say "fetching the Python client into $PYTHON_CLIENT"
+    rm -rf "$PYTHON_CLIENT"
+    mkdir -p "$TOOLS"
+    python_pip install --no-deps --target "$PYTHON_CLIENT" --requirement "$PYTHON_REQUIREMENTS"
+    cp "$PYTHON_REQUIREMENTS" "$PYTHON_CLIENT/"
+}
+
+# Sets NODE_CLIENT: a directory in whose node_modules the JavaScript client of Kubernetes is.
+need_node_client() {
+    NODE_CLIENT=$TOOLS/node
+    fetched_as "$NODE_PACKAGES" "$NODE_CLIENT" && [ -d "$NODE_CLIENT/node_modules" ] && return 0
+    install_missing node:nodejs npm:npm
+    say "fetching the JavaScript client into $NODE_CLIENT"
+    rm -rf "$NODE_CLIENT"
+    mkdir -p "$NODE_CLIENT"
+    cp "$(dirname "$NODE_PACKAGES")"/package*.json "$NODE_CLIENT/"
+    (cd "$NODE_CLIENT" && npm ci --silent --no-audit --no-fund --ignore-scripts --cache "$TOOLS/npm-cache" >/dev/null)
+    rm -rf "$TOOLS/npm-cache"
+}
+
+# Sets MANIFESTS: a directory with the unpacked packages whose manifests the tests apply.
+need_manifests() {
+    MANIFESTS=$TOOLS/manifests
+    fetched_as "$MANIFEST_REQUIREMENTS" "$MANIFESTS" && return 0
+    install_missing python3:python3
+    say "fetching manifests into $MANIFESTS"
+    local scratch archive
+    mkdir -p "$TOOLS"
+    scratch=$(mktemp -d -p "$TOOLS")
+    python_pip download --no-deps --require-hashes --only-binary :all: --dest "$scratch" --requirement "$MANIFEST_REQUIREMENTS"
+    rm -rf "$MANIFESTS"
+    for archive in "$scratch"/*.whl; do
+        python3 -m zipfile -e "$archive" "$MANIFESTS"
+    done
+    rm -rf "$scratch"
+    cp "$MANIFEST_REQUIREMENTS" "$MANIFESTS/"
 }
 
 # traces: everything on this machine that a cluster makes, one per line. Comparing two calls shows what was left behind

@@ -382,7 +382,7 @@ mod tests {
             asked += 1;
             let mut status = kube::core::Status::failure("too many requests", "TooManyRequests");
             status.code = 429;
-            if asked % 2 == 0 { Err(kube::Error::Api(status.boxed())) } else { Ok(()) }
+            if asked.is_multiple_of(2) { Err(kube::Error::Api(status.boxed())) } else { Ok(()) }
         });
         let timed = timed.await.expect("refusals are no failures");
         assert_eq!(timed.latencies.len(), asked.div_ceil(2));

@@ -175,7 +175,7 @@ impl Cluster {
     /// The command that [`Self::kubectl`] runs, to be changed.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = command(kubectl(), args);
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.directory.path());
+        self.be_administrator(&mut command);
         command
     }
 

@@ -5,10 +5,11 @@
 //! machine. A [`Namespace`] is the room of one test in a cluster that is shared by all tests of a process.
 //!
 //! The tests need root, `kubectl` ([`KUBECTL`] or the PATH), a static `busybox`, `tar` and `curl`; the binary is the
-//! one beside the tests, or [`BINARY`].
+//! one beside the tests, or [`BINARY`]. The tests with clients of others need what `scripts/lib.sh` fetches for them.
 
 #![forbid(unsafe_code)]
 
+mod clients;
 mod cluster;
 mod command;
 mod image;
@@ -17,6 +18,7 @@ mod namespace;
 mod processes;
 mod random;
 
+pub use clients::{HELM, Language, MANIFESTS, NODE_CLIENT, PYTHON_CLIENT, manifest, source};
 pub use cluster::Cluster;
 pub use command::{Background, Done, command};
 pub use image::{IMAGE, busybox, make as image_archive};

@@ -5,6 +5,7 @@
 //! would start as many clusters. Needs root; what else, the harness says.
 
 mod e2e {
+    mod clients;
     mod custom_resources;
     mod deployments;
     mod garbage;

@@ -51,7 +51,7 @@ pub async fn serve_certificates(server: Arc<ApiServer>, pki: Arc<Pki>) {
     loop {
         changes.borrow_and_update();
         let mut sleep = LONGEST_SLEEP;
-        for item in requests.list(&worker.kind.store_prefix()) {
+        for item in requests.list(worker.kind.store_prefix()) {
             let object: Value = serde_json::from_slice(&item.bytes).unwrap_or_default();
             sleep = sleep.min(worker.deal_with(&object).await);
         }

@@ -32,13 +32,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub(crate) use route::{NoRoute, Route, route};
 pub(crate) use trust::{Identity, Trust};
 
+use crate::auth::oidc::Fetch;
 use crate::cache::WatchCache;
 use crate::proxy::{NodeConnector, Stream, is_proxyable};
 use crate::respond::{self, ApiBody};
@@ -54,6 +55,25 @@ const MAX_IDLE: usize = 16;
 const MAX_TARGETS: usize = 256;
 /// Endpoints that are tried before a service counts as not reachable.
 const MAX_ATTEMPTS: usize = 3;
+
+/// How long an issuer of tokens may take to hand out its keys.
+const FETCH_PATIENCE: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Fetch for Outbound {
+    async fn get(&self, url: &str, ca_pem: Option<&str>, limit: usize) -> Result<Bytes, String> {
+        let bundle = ca_pem.map(|pem| STANDARD.encode(pem));
+        let target = Target::from_client_config(&json!({"url": url, "caBundle": bundle}))?;
+        let answer = Outbound::get(self, &target, HeaderMap::new(), FETCH_PATIENCE)
+            .await
+            .map_err(|e| e.to_string())?;
+        match answer.status.is_success() {
+            true if answer.body.len() <= limit => Ok(answer.body),
+            true => Err(format!("{url} has more than {limit} bytes")),
+            false => Err(format!("{url} answers {}", answer.status)),
+        }
+    }
+}
 
 /// Finds the addresses of a host outside of the cluster.
 #[async_trait]

@@ -143,12 +143,13 @@ impl ApiServer {
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Tokens::new(&pki.token_key, &issuer, cache.clone()).map_err(StartError::Config)?;
         let tokens = Arc::new(tokens);
-        let authenticators = Authenticators::new(access.authentication, pki, tokens.clone(), cache.clone())
-            .map_err(StartError::Config)?;
         let nodes: Arc<OnceLock<Arc<dyn NodeConnector>>> = Arc::default();
         let identity = crate::aggregation::identity(pki).map_err(StartError::Config)?;
         let outbound =
             Arc::new(Outbound::new(cache.clone(), nodes.clone(), &config.cluster_domain, Some(identity)));
+        let authenticators =
+            Authenticators::new(access.authentication, pki, tokens.clone(), cache.clone(), outbound.clone())
+                .map_err(StartError::Config)?;
         let server = Arc::new_cyclic(|me| Self {
             webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone()),
             aggregator: Aggregator::new(cache.clone()),
@@ -304,7 +305,7 @@ impl ApiServer {
         let permit = if info.verb != "watch" && is_long_running(info) {
             None
         } else {
-            Some(self.flow.acquire(&user, &info).await?)
+            Some(self.flow.acquire(user, info).await?)
         };
         let authorized = self.authorize(user, info);
         if let Some(record) = record {
@@ -561,7 +562,7 @@ impl ApiServer {
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
                     if kind.kind == "Binding" {
-                        return self.bind_named(&call, &document).await;
+                        return self.bind_named(call, &document).await;
                     }
                     return crate::auth::reviews::answer(self, kind, &path.namespace, document, user).await;
                 }

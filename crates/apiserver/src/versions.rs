@@ -80,7 +80,7 @@ impl ApiServer {
     }
 
     /// A stored object in the version of `kind`, to be changed.
-    pub(crate) async fn from_storage(&self, kind: &Kind, mut object: Value) -> Result<Value, ApiError> {
+    pub(crate) async fn out_of_storage(&self, kind: &Kind, mut object: Value) -> Result<Value, ApiError> {
         match &kind.stored_as {
             Stored::AsIs => {}
             Stored::As(conversion) => (conversion.from_storage)(&mut object),

@@ -3,7 +3,6 @@
 //! Create, update, patch and apply differ only in how the wanted document comes about; from there one path leads to the
 //! store. Everything that is true for one kind only stands in its row.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -385,7 +384,7 @@ impl ApiServer {
                 held.commit();
                 let kv = puts.into_iter().next();
                 let kv = kv.ok_or_else(|| ApiError::internal("the store returned no object"))?;
-                Ok(Some(self.as_written(kind, &stored, &object, kv).await?))
+                Ok(Some(self.as_written(kind, &object, kv).await?))
             }
             TransactionResult::Conflict { key: moved, .. } if charges.guard(&moved) => Ok(None),
             TransactionResult::Conflict { key: taken, .. } if taken == key => {
@@ -407,7 +406,7 @@ impl ApiServer {
         let mut retries = 0;
         loop {
             let current = self.current(call).await?;
-            let old = self.from_storage(call.kind, parse(&current)?).await?;
+            let old = self.out_of_storage(call.kind, parse(&current)?).await?;
             let (mut wanted, mut found) = match change {
                 Change::Replace(wanted) => (wanted.clone(), strictness.clone()),
                 patch => (patched(call, call.view.of(call.kind, &old), patch)?, Strictness::default()),
@@ -467,7 +466,7 @@ impl ApiServer {
         for _ in 0..MAX_CONFLICTS {
             let current = self.store.get(&call.key()).await?;
             let old = match &current {
-                Some(current) => Some(self.from_storage(kind, parse(current)?).await?),
+                Some(current) => Some(self.out_of_storage(kind, parse(current)?).await?),
                 None => None,
             };
             let wanted_revision = configuration["metadata"]["resourceVersion"].as_str().unwrap_or_default();
@@ -476,7 +475,7 @@ impl ApiServer {
             {
                 return Err(ApiError::modified(kind, call.name));
             }
-            let manager = call.manager(&api_version, &time);
+            let manager = call.manager(api_version, &time);
             let merged = apply::apply(&kind.schema, old.as_ref(), &configuration, &manager, call.force)
                 .map_err(patch_error)?;
             let merged = match merged {
@@ -505,18 +504,13 @@ impl ApiServer {
     }
 
     /// What the writer gets: the stored bytes, or the object in the writer's version.
-    async fn as_written(
-        &self,
-        kind: &Kind,
-        stored: &Cow<'_, Value>,
-        object: &Value,
-        kv: KeyValue,
-    ) -> Result<Bytes, ApiError> {
-        match (stored, &kind.stored_as) {
-            (Cow::Borrowed(_), _) => Ok(kv.value),
+    async fn as_written(&self, kind: &Kind, object: &Value, kv: KeyValue) -> Result<Bytes, ApiError> {
+        match &kind.stored_as {
+            Stored::AsIs => Ok(kv.value),
+            Stored::Custom(custom) if custom.api_version == kind.api_version() => Ok(kv.value),
             // The rules of the version that is kept may have added to it.
-            (_, Stored::As(_)) => self.shown(kind, (&kv).into()).await,
-            _ => Ok(encode::with_revision(object, kv.mod_revision.0)),
+            Stored::As(_) => self.shown(kind, (&kv).into()).await,
+            Stored::Custom(_) => Ok(encode::with_revision(object, kv.mod_revision.0)),
         }
     }
 
@@ -596,7 +590,7 @@ impl ApiServer {
             TransactionResult::Committed { revision, puts } => {
                 held.commit();
                 match puts.into_iter().next().filter(|_| !gone) {
-                    Some(kv) => Ok(Replaced::Stored(self.as_written(kind, &stored, &new, kv).await?)),
+                    Some(kv) => Ok(Replaced::Stored(self.as_written(kind, &new, kv).await?)),
                     None => {
                         self.deleted(kind, &new);
                         Ok(Replaced::Stored(encode::with_revision(&new, revision.0)))

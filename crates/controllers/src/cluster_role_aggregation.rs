@@ -127,7 +127,7 @@ mod tests {
         Arc::new(ClusterRole {
             metadata,
             aggregation_rule: (!selectors.is_empty())
-                .then(|| AggregationRule { cluster_role_selectors: Some(selectors) }),
+                .then_some(AggregationRule { cluster_role_selectors: Some(selectors) }),
             rules: Some(rules.iter().map(|verb| rule(verb)).collect()),
         })
     }

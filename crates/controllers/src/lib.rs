@@ -14,9 +14,12 @@ mod endpoint_slice;
 mod garbage;
 mod namespace;
 mod namespace_defaults;
+mod node_lifecycle;
 mod pod_collector;
 mod replica_set;
 mod resource_quota;
+mod storage_protection;
+mod taint_eviction;
 
 use sampan_client::Informers;
 use tokio::task::JoinSet;
@@ -56,6 +59,9 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     namespace_defaults::start(&mut parts, config.ca_pem);
     pod_collector::start(&mut parts);
     cluster_role_aggregation::start(&mut parts);
+    node_lifecycle::start(&mut parts);
+    taint_eviction::start(&mut parts);
+    storage_protection::start(&mut parts);
     let namespace_gone = namespace::start(&mut parts, &catalog);
     let quota_gone = resource_quota::start(&mut parts, &catalog);
     garbage::start(&mut parts, &catalog, move |namespace| {

@@ -14,10 +14,10 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use sampan_client::{Change, Informer, Queue, Requeue};
 use serde_json::json;
 
-use crate::common::condition::TRUE;
 use crate::common::error::{ControllerError, gone_is_fine};
 use crate::common::pod::{is_deleting, is_terminal, node_name};
 use crate::common::wiring::{Parts, synced};
+use crate::common::writes::disruption_target;
 
 /// How long a node must be gone before its pods are; upstream's value.
 const QUARANTINE: Duration = Duration::from_secs(40);
@@ -143,16 +143,9 @@ impl PodCollector {
 
 /// The end of a lost pod, as a patch of its status.
 fn mark() -> serde_json::Value {
-    json!({"status": {
-        "phase": "Failed",
-        "conditions": [{
-            "type": "DisruptionTarget",
-            "status": TRUE,
-            "reason": "DeletionByPodGC",
-            "message": "the node of this pod no longer exists",
-            "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()),
-        }],
-    }})
+    let why = "the node of this pod no longer exists";
+    let condition = disruption_target("DeletionByPodGC", why, Timestamp::now());
+    json!({"status": {"phase": "Failed", "conditions": [condition]}})
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub use error::{ImageError, LayerError};
 pub use reference::Reference;
 pub use store::{ImageStore, Pin};
 pub use tarball::Limits;
+pub use transport::resolve;
 
 /// A stored image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -150,7 +150,8 @@ async fn connect_any(addresses: Vec<IpAddr>, port: u16) -> Result<TcpStream, Fai
     Err(last.into())
 }
 
-async fn resolve(host: &str) -> Result<Vec<IpAddr>, Failure> {
+/// Addresses of a host, without the C library: the binary is static. A literal address, then `/etc/hosts`, then DNS.
+pub async fn resolve(host: &str) -> Result<Vec<IpAddr>, Failure> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }

@@ -160,7 +160,7 @@ pub(crate) async fn run(context: Arc<Context>) {
         }
         tokio::time::sleep(RENEW).await;
         let now = now();
-        match keeper.report(&node, now, now - written_at >= REPORT).await {
+        match keeper.report_again(now, now - written_at >= REPORT).await {
             Ok(Some(new)) => {
                 node = new;
                 written_at = now;
@@ -223,6 +223,14 @@ impl Keeper {
         };
         // A server may drop the status of a new object, and an old object has an old one.
         Ok(self.report(&node, now, false).await?.unwrap_or(node))
+    }
+
+    /// [`Keeper::report`] against what the server has now: a control loop may have written that it hears nothing from this
+    /// node, and only the node can say otherwise.
+    async fn report_again(&self, now: i64, always: bool) -> Result<Option<Node>, NodeError> {
+        let name = &self.context.config.name;
+        let node = self.nodes().get(name).await.map_err(NodeError::api(format!("read node {name}")))?;
+        self.report(&node, now, always).await
     }
 
     /// Writes the status if it differs from the object's, or when `always`.

@@ -1,9 +1,10 @@
-//! The API server's way to the node of the same process: memory instead of a socket.
+//! What the API server reaches the world with: memory instead of a socket to the node of the same process, and names of
+//! hosts.
 
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use sampan_apiserver::{NodeConnector, Stream};
+use sampan_apiserver::{NodeConnector, Resolver, Stream};
 use sampan_node::Node;
 
 /// Bytes on their way in each direction before the writer waits.
@@ -32,5 +33,15 @@ impl NodeConnector for LocalNode {
 
     async fn address(&self, address: SocketAddr) -> std::io::Result<Box<dyn Stream>> {
         Ok(Box::new(tokio::net::TcpStream::connect(address).await?))
+    }
+}
+
+/// Names of hosts outside of the cluster, as this machine knows them.
+pub(crate) struct HostNames;
+
+#[async_trait]
+impl Resolver for HostNames {
+    async fn resolve(&self, name: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+        sampan_image::resolve(name).await.map_err(std::io::Error::other)
     }
 }

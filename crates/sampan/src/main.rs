@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod cluster;
 mod connector;
 mod down;
@@ -67,6 +68,8 @@ struct UpArgs {
     /// Registries that may be spoken to without TLS, for example 127.0.0.1:5000.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http_registry: Vec<String>,
+    #[command(flatten)]
+    access: access::AccessArgs,
     /// What is logged to standard error: error, warn, info, debug, trace, or per part like `info,sampan_node=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,

@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{Cluster, DOMAIN};
-use crate::connector::LocalNode;
+use crate::connector::{HostNames, LocalNode};
 use crate::paths::Paths;
 use crate::{Failure, UpArgs, chain};
 
@@ -107,6 +107,7 @@ struct Platform {
     cluster: Cluster,
     kubeconfig: PathBuf,
     informers: Informers,
+    server: Arc<ApiServer>,
     node: Node,
     controllers: sampan_controllers::Controllers,
     tasks: tokio::task::JoinSet<()>,
@@ -118,14 +119,15 @@ impl Platform {
         let bound = listener.local_addr()?;
         let store = EmbeddedStore::open(&paths.store(), EmbeddedOptions::default())?;
         let cluster = Cluster::decide(paths, args).await?;
-        let pki = Pki::open(&paths.pki())?;
+        let pki = Arc::new(Pki::open(&paths.pki())?);
+        let store = args.access.seal(store, paths)?;
         let gateway = cluster.pod_cidr.nth(1).ok_or("the range of pods has no address")?;
         let node_address = machine_address().unwrap_or(gateway);
 
         let network = Network::start(cluster.network(paths, node_address)).await?;
         let gateway = network.gateway();
-        let server = ApiServer::start(
-            store,
+        let server = ApiServer::start_with(
+            store.clone(),
             ServerConfig {
                 service_cidr: cluster.service_cidr.to_string(),
                 advertise: (gateway, bound.port()),
@@ -133,10 +135,19 @@ impl Platform {
                 build: env!("CARGO_PKG_VERSION").to_owned(),
             },
             &pki,
+            args.access.access()?,
         )
         .await?;
+        server.set_resolver(Arc::new(HostNames));
         let mut tasks = tokio::task::JoinSet::new();
-        serve(&mut tasks, &server, &pki, &cluster, listener, (gateway, node_address)).await?;
+        let proxies = args.access.front_proxy_authorities()?;
+        serve(&mut tasks, &server, &pki, &proxies, &cluster, listener, (gateway, node_address)).await?;
+        tasks.spawn(sampan_apiserver::serve_certificates(server.clone(), pki.clone()));
+        tasks.spawn(async move {
+            if let Err(error) = store.renew().await {
+                tracing::error!(%error, "secrets cannot be sealed with the newest key");
+            }
+        });
         let kubeconfig = args.kubeconfig.clone().unwrap_or_else(|| paths.kubeconfig());
         write_kubeconfig(&pki, &kubeconfig, bound)?;
 
@@ -183,7 +194,7 @@ impl Platform {
             informers.clone(),
             sampan_controllers::Config { ca_pem: pki.ca_pem().to_owned() },
         );
-        Ok(Self { cluster, kubeconfig, informers, node, controllers, tasks, _dns: dns })
+        Ok(Self { cluster, kubeconfig, informers, server, node, controllers, tasks, _dns: dns })
     }
 
     /// Waits until the node says that it is ready for pods.
@@ -200,6 +211,7 @@ impl Platform {
     }
 
     async fn stop(mut self) {
+        self.server.begin_shutdown();
         self.node.stop().await;
         self.controllers.stop().await;
         self.tasks.shutdown().await;
@@ -221,6 +233,7 @@ async fn serve(
     tasks: &mut tokio::task::JoinSet<()>,
     server: &Arc<ApiServer>,
     pki: &Pki,
+    proxies: &[String],
     cluster: &Cluster,
     listener: TcpListener,
     (gateway, node_address): (Ipv4Addr, Ipv4Addr),
@@ -238,7 +251,8 @@ async fn serve(
     }
     addresses.sort_unstable();
     addresses.dedup();
-    let tls = pki.server_tls(&names, &addresses)?;
+    let proxies: Vec<&str> = proxies.iter().map(String::as_str).collect();
+    let tls = pki.server_tls_trusting(&names, &addresses, &proxies)?;
     // Pods come by links of their own, which a listener on one address does not hear.
     if !bound.ip().is_unspecified() {
         let inner = SocketAddr::from((gateway, bound.port()));

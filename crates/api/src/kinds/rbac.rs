@@ -173,12 +173,13 @@ fn validate_binding(binding: &Value, kinds: &[&str]) -> Errors {
     }
     rules::required_name(&mut errors, &path.child("name"), text(&role["name"]), names::path_segment);
     for (index, subject) in list(&binding["subjects"]).iter().enumerate() {
-        validate_subject(&mut errors, &Path::new("subjects").index(index), subject);
+        validate_subject(&mut errors, &Path::new("subjects").index(index), subject, kinds.contains(&"Role"));
     }
     errors
 }
 
-fn validate_subject(errors: &mut Errors, path: &Path, subject: &Value) {
+/// `namespaced`: the binding has a namespace, in which an account is looked for that names none.
+fn validate_subject(errors: &mut Errors, path: &Path, subject: &Value, namespaced: bool) {
     let (name, group) = (text(&subject["name"]), text(&subject["apiGroup"]));
     if name.is_empty() {
         errors.required(&path.child("name"), "");
@@ -189,7 +190,9 @@ fn validate_subject(errors: &mut Errors, path: &Path, subject: &Value) {
             if !group.is_empty() {
                 errors.not_supported(&path.child("apiGroup"), group, &[""]);
             }
-            rules::required(errors, &path.child("namespace"), &subject["namespace"]);
+            if !namespaced {
+                rules::required(errors, &path.child("namespace"), &subject["namespace"]);
+            }
         }
         "User" | "Group" if group != GROUP => errors.not_supported(&path.child("apiGroup"), group, &[GROUP]),
         "User" | "Group" => {}
@@ -286,14 +289,14 @@ mod tests {
         other["roleRef"]["name"] = json!("s");
         assert_eq!(validate_binding_update(&other, &binding()).0[0].detail, "cannot change roleRef");
         other["subjects"] = json!([{"kind": "ServiceAccount", "name": "x"}, {"kind": "Team", "name": "z"}]);
+        other["roleRef"]["kind"] = json!("ClusterRole");
+        let team = "subjects[1].kind: Unsupported value: \"Team\": supported values: \"ServiceAccount\", \"User\", \
+                    \"Group\"";
+        expect("subjects in a namespace", &(ROLE_BINDING.strategy.validate)(&other), &[team]);
         expect(
             "subjects",
-            &(ROLE_BINDING.strategy.validate)(&other),
-            &[
-                "subjects[0].namespace: Required value",
-                "subjects[1].kind: Unsupported value: \"Team\": supported values: \"ServiceAccount\", \"User\", \
-                 \"Group\"",
-            ],
+            &(CLUSTER_ROLE_BINDING.strategy.validate)(&other),
+            &["subjects[0].namespace: Required value", team],
         );
     }
 

@@ -19,6 +19,7 @@ use super::oidc::{Anonymous, AuthenticationConfiguration, Fetch, Issuer};
 use super::tokens::Tokens;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
+use crate::outbound::Outbound;
 use crate::pki::Pki;
 
 /// Longer tokens are refused unread: tokens of identity providers with many groups are some kilobytes.
@@ -73,7 +74,7 @@ pub(crate) trait Authenticator: Send + Sync {
 pub struct Authentication {
     /// Issuers of tokens and what anonymous requests may see.
     pub configuration: AuthenticationConfiguration,
-    /// Fetches keys of issuers; must be there when `configuration` names issuers.
+    /// Fetches keys of issuers. `None`: the server's own client does.
     pub fetch: Option<Arc<dyn Fetch>>,
     /// Proxies that have authenticated the user themselves.
     pub front_proxy: Option<FrontProxy>,
@@ -93,7 +94,9 @@ impl Authenticators {
         pki: &Pki,
         tokens: Arc<Tokens>,
         cache: Arc<WatchCache>,
+        outbound: Arc<Outbound>,
     ) -> Result<Self, String> {
+        let fetch = with.fetch.unwrap_or(outbound);
         let front_proxies =
             with.front_proxy.map(|proxy| FrontProxies::new(proxy, pki).map(Arc::new)).transpose()?;
         let own_audience = tokens.audience().to_owned();
@@ -103,11 +106,7 @@ impl Authenticators {
         list.push(Box::new(tokens));
         list.push(Box::new(BootstrapTokens::new(cache)));
         for issuer in with.configuration.jwt {
-            let fetch = with
-                .fetch
-                .clone()
-                .ok_or("issuers of tokens are configured, but nothing to fetch keys with")?;
-            list.push(Box::new(Issuer::new(issuer, fetch)));
+            list.push(Box::new(Issuer::new(issuer, fetch.clone())));
         }
         Ok(Self { list, own_audience, anonymous: with.configuration.anonymous, front_proxies })
     }

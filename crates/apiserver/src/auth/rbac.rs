@@ -300,7 +300,7 @@ impl Rbac {
         let object: Value = serde_json::from_slice(&item.bytes).ok()?;
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let role = self.role(&object["roleRef"], &namespace)?;
-        let subjects = serde_json::from_value(object["subjects"].clone()).unwrap_or_default();
+        let subjects = subjects_in(&object["subjects"], &namespace);
         let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
         let (name, reference) = (text(&object["metadata"]["name"]), &object["roleRef"]);
         let (kind, place) = match namespace.as_str() {
@@ -317,6 +317,15 @@ impl Rbac {
 pub(crate) fn missing<'a>(present: &[Rule], wanted: &'a [Rule]) -> Vec<&'a Rule> {
     let covered = |atom: &Rule| present.iter().any(|rule| rule.covers(atom));
     wanted.iter().filter(|rule| !rule.atoms().iter().all(covered)).collect()
+}
+
+/// The subjects of a binding. An account that names no namespace is of the binding's.
+fn subjects_in(subjects: &Value, namespace: &str) -> Vec<Subject> {
+    let mut subjects: Vec<Subject> = serde_json::from_value(subjects.clone()).unwrap_or_default();
+    for subject in subjects.iter_mut().filter(|subject| subject.namespace.is_empty()) {
+        subject.namespace = namespace.to_owned();
+    }
+    subjects
 }
 
 /// The rules of a role.
@@ -421,5 +430,9 @@ mod tests {
         assert!(!subject("ServiceAccount", "sa", "other").is(&account));
         assert!(subject("Group", "system:authenticated", "").is(&account));
         assert!(!subject("User", "sa", "").is(&account));
+        let short = serde_json::json!([{"kind": "ServiceAccount", "name": "sa"}]);
+        for (namespace, expected) in [("ns", true), ("other", false), ("", false)] {
+            assert_eq!(subjects_in(&short, namespace)[0].is(&account), expected, "{namespace}");
+        }
     }
 }

@@ -214,7 +214,7 @@ mod tests {
         ];
         for (what, object, now, expected) in rows {
             let todo = plan(&object, at(now), |_| false);
-            let left = (todo.action != Action::Delete).then(|| todo.again.as_secs());
+            let left = (todo.action != Action::Delete).then_some(todo.again.as_secs());
             assert_eq!(left, expected, "{what}");
         }
     }

@@ -2,11 +2,14 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use super::condition::TRUE;
 use super::error::{ControllerError, gone_is_fine};
 use super::owner::owners_patch;
 
@@ -48,4 +51,15 @@ pub(crate) fn words_of(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     }
+}
+
+/// The condition by which a pod says that it ends because of something outside of it.
+pub(crate) fn disruption_target(reason: &str, message: &str, now: Timestamp) -> Value {
+    json!({
+        "type": "DisruptionTarget",
+        "status": TRUE,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": Time(now),
+    })
 }
