@@ -271,6 +271,22 @@ fn a_budget_ends() {
     assert_eq!(EvalError::Cost.to_string(), "operation cancelled: actual cost limit exceeded");
 }
 
+/// A value that is cheap because it shares its parts is not written out.
+#[test]
+fn results_as_json_are_bounded() {
+    let doubled = |times: usize| format!("[1]{}", ".map(x, [x, x])".repeat(times));
+    let copied = "self.numbers.map(x, self)".to_owned();
+    let subject = json!({"numbers": vec![0; 1000], "text": "a".repeat(10_000)});
+    for (text, is_written) in
+        [(doubled(10), true), (doubled(24), false), (copied.clone(), false), (format!("{copied}[0]"), true)]
+    {
+        let begin = Instant::now();
+        let value = evaluate_on(&text, &subject).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(value.to_json().is_some(), is_written, "{text}");
+        assert!(begin.elapsed() < Duration::from_secs(10), "{text}");
+    }
+}
+
 #[test]
 fn results_as_json() {
     let rows = [
