@@ -237,6 +237,12 @@ fn cost_is_limited() {
         "sets.contains(self.names, self.names)",
         "self.names.distinct().size() > 0",
         "self.numbers.all(i, v, self.numbers.all(j, w, v + w >= 0))",
+        "self.numbers.all(x, self.numbers.all(y, self.numbers[x] >= 0))",
+        "self.numbers.all(x, self.numbers.all(y, y != self && self != y))",
+        "self.numbers.all(x, self.numbers.all(y, 'numbers' in self))",
+        "self.numbers.all(x, self.numbers.all(y, !(1 in [self])))",
+        "self.numbers.all(x, self.numbers.all(y, size(self.numbers) > 0))",
+        "self.numbers.all(x, self.numbers.all(y, size(self.text) > 0))",
         "self.numbers.sortBy(x, self.numbers.map(y, y + x).size()).size() > 0",
     ];
     for text in rows {
