@@ -6,6 +6,9 @@
 
 mod e2e {
     mod clients;
+    mod conformance_ends;
+    mod conformance_kubectl;
+    mod conformance_quota;
     mod custom_resources;
     mod deployments;
     mod garbage;

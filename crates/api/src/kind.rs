@@ -228,6 +228,8 @@ pub struct Row {
     pub status_on_create: bool,
     /// Whether `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
+    /// Whether a write of `/status` leaves labels, annotations, finalizers and owners alone. Most kinds take them along.
+    pub status_keeps_metadata: bool,
     /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
     /// are about objects in the form of the row's own version.
     pub stored_as: Option<Conversion>,
@@ -255,6 +257,7 @@ impl Row {
         name_rule: NameRule::DnsSubdomain,
         status_on_create: false,
         generation: false,
+        status_keeps_metadata: false,
         stored_as: None,
         strategy: Strategy::PLAIN,
     };

@@ -126,6 +126,7 @@ pub struct Kind {
     pub name_rule: NameRule,
     pub status_on_create: bool,
     pub generation: bool,
+    pub status_keeps_metadata: bool,
     pub stored_as: Stored,
     pub scale: ScalePaths,
     /// The definition is being deleted: nothing new is taken.
@@ -180,6 +181,7 @@ impl From<&'static Row> for Kind {
             name_rule: row.name_rule,
             status_on_create: row.status_on_create,
             generation: row.generation,
+            status_keeps_metadata: row.status_keeps_metadata,
             stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
             scale: ScalePaths::WORKLOAD,
             closing: false,
@@ -213,6 +215,7 @@ impl Kind {
             name_rule: NameRule::DnsSubdomain,
             status_on_create: false,
             generation: true,
+            status_keeps_metadata: true,
             stored_as: Stored::AsIs,
             scale: ScalePaths::WORKLOAD,
             closing: false,

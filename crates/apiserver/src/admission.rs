@@ -199,6 +199,7 @@ const VALIDATING: &[Validate] = &[
     runtime_class::validate,
     certificates::signer,
     policy::check_definition,
+    webhooks::conditions::check_definition,
     policy::validate,
 ];
 

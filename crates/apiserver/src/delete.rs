@@ -210,6 +210,7 @@ impl ApiServer {
         let prefix = collection_prefix(call.kind, call.namespace);
         let mut items = self.cache.resource(call.kind.stored_resource()).list(&prefix);
         items.retain(|item| selection.contains(item));
+        self.narrow(call.kind, &selection, &mut items).await?;
         let mut deleted = Vec::new();
         for item in items {
             let (namespace, name) = (item.field("/metadata/namespace"), item.field("/metadata/name"));

@@ -621,7 +621,7 @@ mod tests {
         assert_eq!(revision_in(&put_secret), put_secret.mod_revision.0.to_string());
         assert_eq!(store.get(SECRET).await.expect("read").as_ref(), Some(&put_secret));
         let page = store.range(Range { prefix: "/secrets/".into(), ..Range::default() }).await.expect("read");
-        assert_eq!(page.items, [put_secret.clone()]);
+        assert_eq!(page.items, std::slice::from_ref(&put_secret));
         let batch = feed.receiver.recv().await.expect("an event").expect("readable");
         assert_eq!(batch.events[0].kv, put_secret);
         let op = Op::Delete { key: SECRET.into() };

@@ -20,6 +20,8 @@ pub struct ApiError {
     pub message: String,
     /// `metav1.StatusDetails`.
     pub details: Option<Value>,
+    /// Where a list that cannot go on as it began can go on all the same: `metav1.ListMeta.continue`.
+    pub continue_at: Option<Box<str>>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -64,7 +66,7 @@ fn details(kind: &Kind, name: &str) -> Value {
 impl ApiError {
     /// An error without details.
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continue_at: None }
     }
 
     /// The request cannot be understood.
@@ -167,12 +169,17 @@ impl ApiError {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// A list page's snapshot is gone.
-    pub fn continue_expired() -> Self {
-        Self::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list \
-             without the continue parameter.",
-        )
+    /// A list page's snapshot is gone; `way_on` is the token of a list that shows the present.
+    pub fn continue_expired(way_on: String) -> Self {
+        let mut error = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+             the results. Continuing with the provided token results in an inconsistent list - objects that were \
+             created, modified, or deleted between the time the first chunk was returned and now may show up in the \
+             list.",
+        );
+        error.continue_at = Some(way_on.into());
+        error
     }
 
     /// The body is larger than the server takes.
@@ -216,7 +223,8 @@ impl ApiError {
         let mut status = Map::new();
         status.insert("kind".into(), "Status".into());
         status.insert("apiVersion".into(), "v1".into());
-        status.insert("metadata".into(), json!({}));
+        let way_on = self.continue_at.as_ref();
+        status.insert("metadata".into(), way_on.map_or(json!({}), |token| json!({"continue": token})));
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.clone().into());
         if !self.reason.is_empty() {

@@ -1,5 +1,6 @@
 //! Get, list and watch: bytes that were made when the object was written.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -56,9 +57,18 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether the fields stand where they are looked for only after a webhook has converted the object.
+    pub(crate) fn is_by_version(&self) -> bool {
+        let webhook = matches!(&self.kind.stored_as, Stored::Custom(custom) if custom.webhook.is_some());
+        webhook && !self.fields.is_empty()
+    }
+
+    /// Whether an object as it is stored is meant. Of a selection [by version](Self::is_by_version) this is half of the
+    /// question, [`ApiServer::narrow`] the other.
     pub(crate) fn contains(&self, item: &Item) -> bool {
         (self.labels.is_empty() || self.labels.matches_map(item.labels()))
             && (self.fields.is_empty()
+                || self.is_by_version()
                 || self.fields.matches(|label| {
                     self.kind.field_pointer(label).map_or_else(String::new, |p| item.field(p))
                 }))
@@ -93,6 +103,7 @@ fn parse_revision(query: &Query) -> Result<Option<u64>, ApiError> {
 
 /// Where the next page of a list begins.
 struct Continue {
+    /// The moment the list shows; 0 is whenever the page is read, for a list whose moment is forgotten.
     revision: u64,
     after: String,
 }
@@ -170,6 +181,7 @@ impl ApiServer {
         let snapshot = self.cache.snapshot(kind.stored_resource(), &prefix);
         let mut items: Vec<&Arc<Item>> =
             snapshot.items.iter().filter(|item| selection.is_all() || selection.contains(item)).collect();
+        self.narrow(kind, &selection, &mut items).await?;
         let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
         if limit > 0 && items.len() > limit {
             if selection.is_all() {
@@ -189,6 +201,21 @@ impl ApiServer {
         Ok(respond::json_bytes(StatusCode::OK, bytes))
     }
 
+    /// Leaves those that a selection means in the version of `kind`, of items that it contains.
+    pub(crate) async fn narrow<I: Borrow<Arc<Item>>>(
+        &self,
+        kind: &Kind,
+        selection: &Selection,
+        items: &mut Vec<I>,
+    ) -> Result<(), ApiError> {
+        if selection.is_by_version() {
+            let shown = self.shown_all(kind, items.iter().map(|item| item.borrow().stored())).await?;
+            let mut meant = shown.iter().map(|bytes| selection.contains_bytes(bytes));
+            items.retain(|_| meant.next().unwrap_or(false));
+        }
+        Ok(())
+    }
+
     /// A page as of an older revision, from the store's history.
     async fn list_page(
         &self,
@@ -201,27 +228,41 @@ impl ApiServer {
     ) -> Result<ApiResponse, ApiError> {
         let mut items: Vec<KeyValue> = Vec::new();
         let mut after = at.after.clone();
-        let mut more = true;
+        let mut moment = (at.revision > 0).then_some(Revision(at.revision));
+        let (mut more, mut remaining) = (true, 0);
         while more && (limit == 0 || items.len() < limit) {
             let range = Range {
                 prefix: prefix.to_owned(),
                 after: (!after.is_empty()).then(|| after.clone()),
-                at: Some(Revision(at.revision)),
+                at: moment,
                 limit: if limit == 0 { 0 } else { limit - items.len() },
             };
             let page = self.store.range(range).await.map_err(|e| match e {
-                StoreError::Compacted { .. } => ApiError::continue_expired(),
+                StoreError::Compacted { .. } => {
+                    ApiError::continue_expired(Continue { revision: 0, after: at.after.clone() }.encode())
+                }
                 other => other.into(),
             })?;
-            more = page.more;
+            moment = Some(page.revision);
+            (more, remaining) = (page.more, page.remaining);
             if let Some(last) = page.items.last() {
                 after = last.key.to_string();
             }
-            items.extend(page.items.into_iter().filter(|kv| selection.contains_bytes(&kv.value)));
+            if selection.is_by_version() {
+                let shown = self.shown_all(kind, page.items.iter().map(StoredObject::from)).await?;
+                let meant = page.items.into_iter().zip(&shown);
+                items.extend(meant.filter(|(_, bytes)| selection.contains_bytes(bytes)).map(|(kv, _)| kv));
+            } else {
+                items.extend(page.items.into_iter().filter(|kv| selection.contains_bytes(&kv.value)));
+            }
         }
-        let mut metadata = json!({"resourceVersion": at.revision.to_string()});
+        let revision = moment.map_or(at.revision, |moment| moment.0);
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if more {
-            metadata["continue"] = Continue { revision: at.revision, after }.encode().into();
+            metadata["continue"] = Continue { revision, after }.encode().into();
+            if selection.is_all() {
+                metadata["remainingItemCount"] = remaining.into();
+            }
         }
         let bytes = self.shown_all(kind, items.iter().map(StoredObject::from)).await?;
         Ok(respond::json_bytes(StatusCode::OK, projection.list(bytes.iter(), &metadata)?))
@@ -277,7 +318,7 @@ impl ApiServer {
             if revision != Some(0) {
                 self.cache.wait_for(revision.unwrap_or(0).max(self.store.revision().0)).await;
             }
-            watcher.initial(&self.cache, kind.stored_resource(), query.get("sendInitialEvents").is_some());
+            watcher.initial(self, query.get("sendInitialEvents").is_some()).await?;
         } else {
             let current = self.store.revision();
             if let Some(requested) = revision.map(Revision).filter(|requested| *requested > current) {
@@ -353,17 +394,30 @@ async fn changed_registry(registry: &mut Option<tokio::sync::watch::Receiver<u64
     }
 }
 
+/// What a watcher sees of an event, by whether the object was and is in its selection.
+fn crossing(event: &CachedEvent, before: bool, after: bool) -> Option<Pending> {
+    let event_type = match (before, after) {
+        (false, true) => "ADDED",
+        (true, true) => "MODIFIED",
+        (true, false) => "DELETED",
+        (false, false) => return None,
+    };
+    Some(Pending::Object(event_type, event.item.clone()))
+}
+
 impl Watcher {
-    fn initial(&mut self, cache: &cache::WatchCache, resource: &str, bookmark: bool) {
-        let snapshot = cache.snapshot(resource, &self.prefix);
-        let wanted = snapshot.items.into_iter().filter(|item| self.wants(item));
-        let wanted: Vec<Pending> = wanted.map(|item| Pending::Object("ADDED", item)).collect();
-        self.push_all(wanted);
+    async fn initial(&mut self, server: &ApiServer, bookmark: bool) -> Result<(), ApiError> {
+        let kind = self.projection.kind.clone();
+        let snapshot = server.cache.snapshot(kind.stored_resource(), &self.prefix);
+        let mut wanted: Vec<Arc<Item>> = snapshot.items.into_iter().filter(|item| self.wants(item)).collect();
+        server.narrow(&kind, &self.selection, &mut wanted).await?;
+        self.push_all(wanted.into_iter().map(|item| Pending::Object("ADDED", item)).collect());
         self.cursor = snapshot.revision;
         if bookmark && self.bookmarks.is_some() {
             let annotations = json!({"k8s.io/initial-events-end": "true"});
             self.push(Pending::Line(self.bookmark(snapshot.revision, Some(annotations))));
         }
+        Ok(())
     }
 
     fn push(&mut self, pending: Pending) {
@@ -457,23 +511,45 @@ impl Watcher {
             return Some(Pending::Event(event.clone()));
         }
         let before = event.previous.as_ref().is_some_and(|item| self.wants(item));
-        let after = !event.deleted && self.wants(&event.item);
-        let event_type = match (before, after) {
-            (false, true) => "ADDED",
-            (true, true) => "MODIFIED",
-            (true, false) => "DELETED",
-            (false, false) => return None,
+        crossing(event, before, !event.deleted && self.wants(&event.item))
+    }
+
+    /// [`Self::translate`] for a selection by version, which needs the objects in that version.
+    async fn translate_by_version(&self, events: &[Arc<CachedEvent>]) -> Result<Vec<Pending>, ApiError> {
+        let server = self.server.upgrade().ok_or_else(|| ApiError::unavailable("the server is ending"))?;
+        let meant = async |item: &Arc<Item>| {
+            let mut one = vec![item];
+            one.retain(|item| self.wants(item));
+            server.narrow(&self.projection.kind, &self.selection, &mut one).await.map(|()| !one.is_empty())
         };
-        Some(Pending::Object(event_type, event.item.clone()))
+        let mut translated = Vec::new();
+        for event in events {
+            let before = match &event.previous {
+                Some(item) => meant(item).await?,
+                None => false,
+            };
+            let after = !event.deleted && meant(&event.item).await?;
+            translated.extend(crossing(event, before, after));
+        }
+        Ok(translated)
     }
 
     /// Moves the cursor to the end of the ring.
-    fn collect(&mut self) {
+    async fn collect(&mut self) {
         match self.resource.events_after(self.cursor) {
             Ok((events, reached)) => {
-                let translated: Vec<Pending> =
-                    events.iter().filter_map(|event| self.translate(event)).collect();
-                self.push_all(translated);
+                let translated = if self.selection.is_by_version() {
+                    self.translate_by_version(&events).await
+                } else {
+                    Ok(events.iter().filter_map(|event| self.translate(event)).collect())
+                };
+                match translated {
+                    Ok(translated) => self.push_all(translated),
+                    Err(error) => {
+                        self.push(Pending::Line(self.projection.frame_of("ERROR", &error.status())));
+                        self.finished = true;
+                    }
+                }
                 self.cursor = reached;
             }
             Err(cache::Behind) => {
@@ -495,7 +571,7 @@ impl Watcher {
                 return None;
             }
             self.changed.borrow_and_update();
-            self.collect();
+            self.collect().await;
             if !self.pending.is_empty() {
                 continue;
             }

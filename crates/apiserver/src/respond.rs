@@ -9,6 +9,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
+use sampan_api::kind::Storage;
 use sampan_api::registry::Kind;
 use serde_json::{Value, json};
 
@@ -72,9 +73,28 @@ pub(crate) struct Accepted {
     pub(crate) encoding: Encoding,
 }
 
-/// Finds the first form this server speaks; `protobuf` says whether that is one for the kind. 406 when there is none,
-/// for instance for a client that insists on CBOR.
-pub(crate) fn negotiate(headers: &HeaderMap, protobuf: bool) -> Result<Accepted, ApiError> {
+/// In which forms an answer can be had.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// Built-in kinds speak protobuf.
+    pub(crate) protobuf: bool,
+    /// What is kept can be shown as a table or as metadata alone; the answer to a question cannot.
+    pub(crate) projections: bool,
+}
+
+impl Offer {
+    /// Before it is known what is asked for.
+    pub(crate) const ALL: Self = Self { protobuf: true, projections: true };
+
+    /// What there is of a kind.
+    pub(crate) fn of(kind: &Kind) -> Self {
+        Self { protobuf: wire::speaks(kind), projections: kind.storage != Storage::Virtual }
+    }
+}
+
+/// Finds the first form the server has. 406 when there is none, for instance for a client that insists on CBOR.
+pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Accepted, ApiError> {
+    let Offer { protobuf, projections } = offer;
     let mut found_any = false;
     for header in headers.get_all(ACCEPT) {
         for range in header.to_str().unwrap_or_default().split(',').map(str::trim).filter(|r| !r.is_empty()) {
@@ -90,6 +110,7 @@ pub(crate) fn negotiate(headers: &HeaderMap, protobuf: bool) -> Result<Accepted,
             let parameter = |name: &str| parameters.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
             let form = match parameter("as") {
                 None => Form::Object,
+                Some(_) if !projections => continue,
                 // Rows carry cells of any type, which is more than protobuf can say.
                 Some("Table") if encoding != Encoding::Protobuf => Form::Table,
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::Metadata,
@@ -400,7 +421,9 @@ mod tests {
         let check = |accept: &str, protobuf: bool| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, accept.parse().expect("a header"));
-            negotiate(&headers, protobuf).map(|a| (a.form, a.encoding)).map_err(|e| e.code.as_u16())
+            negotiate(&headers, Offer { protobuf, ..Offer::ALL })
+                .map(|a| (a.form, a.encoding))
+                .map_err(|e| e.code.as_u16())
         };
         use Encoding::{Json, Protobuf, Yaml};
         let both = "application/vnd.kubernetes.protobuf, application/json";
@@ -425,6 +448,6 @@ mod tests {
         for (accept, protobuf, expected) in rows {
             assert_eq!(check(accept, protobuf), expected, "{accept}");
         }
-        assert_eq!(negotiate(&HeaderMap::new(), true).map(|a| a.encoding).ok(), Some(Json));
+        assert_eq!(negotiate(&HeaderMap::new(), Offer::ALL).map(|a| a.encoding).ok(), Some(Json));
     }
 }

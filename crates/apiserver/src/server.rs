@@ -234,7 +234,8 @@ impl ApiServer {
         peer: Option<User>,
     ) -> ApiResponse {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let encoding = respond::negotiate(request.headers(), true).map_or(Encoding::Json, |a| a.encoding);
+        let encoding =
+            respond::negotiate(request.headers(), respond::Offer::ALL).map_or(Encoding::Json, |a| a.encoding);
         let gzip = reads && compress::reads_gzip(request.headers());
         let answer = self.answer(request, info, peer);
         let result = if reads {
@@ -435,7 +436,7 @@ impl ApiServer {
                     // Of these only the ones that answer with a document come in other encodings.
                     let answers = [Subresource::Binding, Subresource::Eviction, Subresource::Token];
                     let encoding = if answers.contains(&subresource) {
-                        respond::negotiate(request.headers(), wire::speaks(&kind))?.encoding
+                        respond::negotiate(request.headers(), respond::Offer::of(&kind))?.encoding
                     } else {
                         Encoding::Json
                     };
@@ -458,7 +459,7 @@ impl ApiServer {
         view: View,
         user: &User,
     ) -> Result<ApiResponse, ApiError> {
-        let accepted = respond::negotiate(request.headers(), wire::speaks(kind))?;
+        let accepted = respond::negotiate(request.headers(), respond::Offer::of(kind))?;
         let projection = Projection {
             kind: kind.clone(),
             form: accepted.form,
@@ -561,6 +562,7 @@ impl ApiServer {
                 let mut document = read_document(content_type, type_name, &body, &mut strictness)?;
                 if !kind.stored() {
                     call.conform(view.document(kind).schema, &mut document, &mut strictness)?;
+                    call.identify(&mut document, view.document(kind))?;
                     if kind.kind == "Binding" {
                         return self.bind_named(call, &document).await;
                     }

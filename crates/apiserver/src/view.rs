@@ -108,7 +108,12 @@ impl View {
         let mut new = old.clone();
         match self {
             Self::Object | Self::Binding => {}
-            Self::Status => copy_field(&mut new, &document, "status"),
+            Self::Status => {
+                if !kind.status_keeps_metadata {
+                    copy_metadata(&mut new, &document);
+                }
+                copy_field(&mut new, &document, "status");
+            }
             Self::Scale => {
                 let replicas = document["spec"]["replicas"].as_i64().unwrap_or(0);
                 set_pointer(&mut new, &kind.scale.spec_replicas, replicas.into());
@@ -118,6 +123,7 @@ impl View {
                 copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
             }
             Self::Approval => {
+                copy_metadata(&mut new, &document);
                 if !new["status"].is_object() {
                     new["status"] = json!({});
                 }
@@ -132,6 +138,13 @@ impl View {
             }
         }
         new
+    }
+}
+
+/// What clients may say about an object, besides its content, through one of its parts.
+fn copy_metadata(to: &mut Value, from: &Value) {
+    for field in ["labels", "annotations", "finalizers"] {
+        copy_field(&mut to["metadata"], &from["metadata"], field);
     }
 }
 

@@ -240,7 +240,7 @@ impl<'a> WriteCall<'a> {
     }
 
     /// Checks and completes the identity of a document from the client.
-    fn identify(&self, document: &mut Value, of: DocumentType<'_>) -> Result<(), ApiError> {
+    pub(crate) fn identify(&self, document: &mut Value, of: DocumentType<'_>) -> Result<(), ApiError> {
         for (field, expected) in [("apiVersion", of.api_version), ("kind", of.kind)] {
             match document[field].as_str() {
                 None | Some("") => document[field] = expected.into(),

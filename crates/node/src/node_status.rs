@@ -34,8 +34,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// The kubelet's eviction thresholds: less than this and the node is under pressure.
 const MEMORY_LOW: u64 = 100 << 20;
-/// Share of the disk that has to be free, in hundredths.
+/// Share of the disk that has to be free, in hundredths. A tenth of a large disk is more than a node will ever need, so
+/// there is also an amount that is always enough.
 const DISK_LOW: u64 = 10;
+const DISK_ENOUGH: u64 = 4 << 30;
 
 /// What does not change while the node runs.
 #[derive(Clone, Debug)]
@@ -121,13 +123,17 @@ struct Pressure {
     disk: bool,
 }
 
+fn is_disk_low(size: u64, free: u64) -> bool {
+    size > 0 && free < DISK_ENOUGH.min(size / 100 * DISK_LOW)
+}
+
 fn pressure(config: &NodeConfig) -> Pressure {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = meminfo_kib(&meminfo, "MemAvailable").map(|kib| kib.saturating_mul(1024));
     let disk = disk_bytes(&config.data_dir);
     Pressure {
         memory: available.is_some_and(|bytes| bytes < MEMORY_LOW),
-        disk: disk.is_some_and(|(size, free)| size > 0 && free < size / 100 * DISK_LOW),
+        disk: disk.is_some_and(|(size, free)| is_disk_low(size, free)),
     }
 }
 
@@ -372,6 +378,20 @@ fn is_same(before: &NodeStatus, desired: &NodeStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_disk_needs_no_tenth_free() {
+        let gib = 1 << 30;
+        for (size, free, low) in [
+            (10 * gib, 2 * gib, false),
+            (10 * gib, gib / 2, true),
+            (1000 * gib, 5 * gib, false),
+            (1000 * gib, 3 * gib, true),
+            (0, 0, false),
+        ] {
+            assert_eq!(is_disk_low(size, free), low, "{free} of {size}");
+        }
+    }
 
     #[test]
     fn heartbeats_are_no_change() {

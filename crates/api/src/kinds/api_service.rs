@@ -18,6 +18,7 @@ pub static API_SERVICE: Row = Row {
     categories: &["api-extensions"],
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService",
     columns: &[
         Column::name(),

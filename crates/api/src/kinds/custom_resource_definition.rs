@@ -29,6 +29,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
     categories: &["api-extensions"],
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
     columns: &[Column::name(), Column::new("Created At", "When the definition was created.").of_type("date")],
     table_row,

@@ -22,6 +22,7 @@ pub static FLOW_SCHEMA: Row = Row {
     singular: "flowschema",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.api.flowcontrol.v1.FlowSchema",
     columns: &[
         Column::name(),
@@ -49,6 +50,7 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Row = Row {
     singular: "prioritylevelconfiguration",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration",
     columns: &[
         Column::name(),

@@ -17,6 +17,7 @@ pub static VOLUME_ATTACHMENT: Row = Row {
     singular: "volumeattachment",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.api.storage.v1.VolumeAttachment",
     columns: &[
         Column::name(),

@@ -9,7 +9,7 @@ use crate::decode::{self, DecodeError, Strictness};
 
 /// At most this many unknown fields are reported one by one.
 const MAX_PROBLEMS: usize = 100;
-/// Type of the metadata of embedded resources.
+/// Type of the metadata of every object, embedded ones included.
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// Fits a whole object to its schema.
@@ -18,7 +18,7 @@ pub(super) fn prune(
     document: &mut Value,
     strictness: &mut Strictness,
 ) -> Result<(), DecodeError> {
-    object_fields(document, "", false, strictness)?;
+    object_fields(document, "", strictness)?;
     Walk { strictness }.value(root, document, "", true)
 }
 
@@ -42,7 +42,7 @@ impl Walk<'_> {
         is_resource: bool,
     ) -> Result<(), DecodeError> {
         if node.embedded_resource && !is_resource && value.is_object() {
-            object_fields(value, path, true, self.strictness)?;
+            object_fields(value, path, self.strictness)?;
         }
         match value {
             Value::Object(fields) => self.object(node, fields, path, is_resource || node.embedded_resource),
@@ -92,12 +92,7 @@ impl Walk<'_> {
 }
 
 /// `apiVersion`, `kind` and `metadata` have the types every object has, whatever the schema says.
-fn object_fields(
-    value: &mut Value,
-    path: &str,
-    conform_metadata: bool,
-    strictness: &mut Strictness,
-) -> Result<(), DecodeError> {
+fn object_fields(value: &mut Value, path: &str, strictness: &mut Strictness) -> Result<(), DecodeError> {
     for name in ["apiVersion", "kind"] {
         if let Some(field) = value.get(name)
             && !field.is_string()
@@ -108,9 +103,6 @@ fn object_fields(
     let Some(metadata) = value.get_mut("metadata") else { return Ok(()) };
     if !metadata.is_object() {
         return Err(wrong_type(&join(path, "metadata"), "object", metadata));
-    }
-    if !conform_metadata {
-        return Ok(());
     }
     let mut found = Strictness::default();
     decode::conform(OBJECT_META, metadata, &mut found)?;

@@ -213,7 +213,7 @@ fn pruning_drops_what_is_unknown() {
     assert_eq!(
         document,
         json!({
-            "apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n", "anything": 1},
+            "apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"},
             "spec": {
                 "known": "k",
                 "free": {"y": 1, "inner": {"x": 1}},
@@ -229,6 +229,7 @@ fn pruning_drops_what_is_unknown() {
         problems,
         [
             "unknown field \"extra\"",
+            "unknown field \"metadata.anything\"",
             "unknown field \"spec.foo\"",
             "unknown field \"spec.free.inner.y\"",
             "unknown field \"spec.list[1].y\"",

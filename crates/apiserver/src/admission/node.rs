@@ -77,7 +77,8 @@ pub(super) fn restriction(admission: &Admission<'_>, object: &Value) -> Result<(
         ("", "persistentvolumeclaims") if admission.view != View::Status => {
             Err("can only change the status of claims".to_owned())
         }
-        ("" | "events.k8s.io", "events" | "persistentvolumeclaims")
+        ("", "persistentvolumeclaims") => claim_status(admission.old, object),
+        ("" | "events.k8s.io", "events")
         | ("coordination.k8s.io", "leases")
         | ("storage.k8s.io", "csinodes")
         | ("resource.k8s.io", "resourceslices")
@@ -180,6 +181,16 @@ fn pod_status(node: &str, view: View, old: Option<&Value>, new: &Value) -> Resul
     Ok(())
 }
 
+/// A node says how large a claim is, and neither renames nor holds it.
+fn claim_status(old: Option<&Value>, new: &Value) -> Result<(), String> {
+    let fields = ["labels", "annotations", "finalizers", "ownerReferences"];
+    let same = |old: &Value| fields.iter().all(|field| old["metadata"][field] == new["metadata"][field]);
+    if old.is_some_and(same) {
+        return Ok(());
+    }
+    Err("is not allowed to update metadata of persistentvolumeclaims".to_owned())
+}
+
 /// A node may delete the pods bound to it and its own heartbeat.
 pub(super) fn restrict_delete(admission: &Admission<'_>, old: &Value) -> Result<(), ApiError> {
     let Some(node) = node_of(admission.user) else { return Ok(()) };
@@ -249,6 +260,25 @@ mod tests {
             {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
         ]);
         assert_eq!(node["spec"]["taints"], expected);
+    }
+
+    #[test]
+    fn status_is_all_a_node_says_of_pods_and_claims() {
+        let old = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"nodeName": "n"}});
+        let rows = [
+            (json!({"status": {"phase": "x"}}), true, true),
+            (json!({"metadata": {"labels": {"a": "c"}}}), false, false),
+            (json!({"metadata": {"labels": {"a": "b"}, "finalizers": ["x/y"]}}), true, false),
+            (json!({"metadata": {"labels": {"a": "b"}, "annotations": {"x": "y"}}}), true, false),
+        ];
+        for (change, of_pod, of_claim) in rows {
+            let mut new = old.clone();
+            for (field, value) in change.as_object().into_iter().flatten() {
+                new[field] = value.clone();
+            }
+            assert_eq!(pod_status("n", View::Status, Some(&old), &new).is_ok(), of_pod, "{change}");
+            assert_eq!(claim_status(Some(&old), &new).is_ok(), of_claim, "{change}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! The configurations are compiled from the watch cache when one has changed, as the rules of RBAC are.
 
-mod conditions;
+pub(in crate::admission) mod conditions;
 mod configuration;
 mod matching;
 mod review;

@@ -1,11 +1,9 @@
 //! Custom resources: from the definition to objects that behave like any others.
 
-use std::time::Duration;
-
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::world::{APPLY, Answer, JSON, MERGE, World};
+use crate::world::{APPLY, Answer, JSON, MERGE, World, eventually};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -75,16 +73,6 @@ fn definition() -> Value {
 
 fn widget(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
-}
-
-async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if look().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not happen");
 }
 
 async fn condition(world: &World, name: &str, type_: &str) -> String {

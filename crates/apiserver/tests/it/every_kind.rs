@@ -115,7 +115,8 @@ fn smallest(kind: &Kind) -> Value {
     }
 }
 
-fn collection(kind: &Kind) -> String {
+/// Path of the collection in the default namespace, or of the whole cluster.
+pub(crate) fn collection(kind: &Kind) -> String {
     let root = if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
@@ -148,7 +149,8 @@ fn certificate() -> String {
     rcgen::generate_simple_self_signed(["a".to_owned()]).expect("a certificate").cert.pem()
 }
 
-fn object(kind: &Kind) -> Value {
+/// The smallest valid object of a kind, with its name.
+pub(crate) fn object(kind: &Kind) -> Value {
     let mut object = smallest(kind);
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.kind.clone().into();
@@ -255,7 +257,7 @@ async fn script(world: &World, kind: &Kind) {
 }
 
 /// Some kinds are held by a finalizer until somebody has cleaned up after them.
-async fn release(world: &World, one: &str) {
+pub(crate) async fn release(world: &World, one: &str) {
     for _ in 0..200 {
         if world.get(one).await.code == 404 {
             return;

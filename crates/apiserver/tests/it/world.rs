@@ -122,6 +122,27 @@ impl World {
         read(response).await
     }
 
+    /// Forgets all history: what was read before cannot be read again at the moment it was read.
+    pub(crate) async fn forget_history(&self) {
+        self.store.compact(self.store.revision()).await.expect("compacted");
+    }
+
+    /// The answer in the form that `accept` asks for, with its media type.
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = Request::get(path).header("accept", accept).body(Full::default()).expect("a request");
+        let response = self.raw(admin(), request).await;
+        read(response).await
+    }
+
+    /// A watch; `path` may have a query.
+    pub(crate) async fn watch(&self, path: &str) -> Watching {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let request = Request::get(format!("{path}{sign}watch=true&timeoutSeconds=60")).body(Full::default());
+        let response = self.raw(admin(), request.expect("a request")).await;
+        assert_eq!(response.status(), 200, "{path}");
+        Watching { body: response.into_body(), text: Vec::new() }
+    }
+
     pub(crate) async fn raw(
         &self,
         user: User,
@@ -189,6 +210,45 @@ pub(crate) async fn read(response: http::Response<ApiBody>) -> Answer {
     let body = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
     Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+/// The events of a watch, one after the other.
+pub(crate) struct Watching {
+    body: ApiBody,
+    text: Vec<u8>,
+}
+
+impl Watching {
+    /// The next event, which must come soon.
+    pub(crate) async fn next(&mut self) -> Value {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                return serde_json::from_slice(&line).expect("a line of JSON");
+            }
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(20), self.body.frame()).await;
+            let frame = frame.expect("an event in time").expect("more events").expect("a frame");
+            self.text.extend_from_slice(&frame.into_data().expect("data"));
+        }
+    }
+
+    /// Type and name of the next event, as `ADDED a`.
+    pub(crate) async fn next_line(&mut self) -> String {
+        let event = self.next().await;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        format!("{} {}", text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+    }
+}
+
+/// Waits for something that another task of the server does.
+pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    for _ in 0..1000 {
+        if look().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not happen");
 }
 
 /// May do everything.

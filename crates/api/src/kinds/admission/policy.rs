@@ -39,6 +39,7 @@ pub static VALIDATING_ADMISSION_POLICY: Row = Row {
     plural: "validatingadmissionpolicies",
     singular: "validatingadmissionpolicy",
     subresources: &[Subresource::Status],
+    status_keeps_metadata: true,
     schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
     columns: &[
         Column::name(),

@@ -1,9 +1,39 @@
 //! `matchConditions`: expressions that say whether a webhook wants to see a request. They are those of policies.
 
 use sampan_api::cel::Budget;
+use sampan_api::field::Errors;
+use sampan_api::kinds::expression;
 use serde_json::Value;
 
+use crate::admission::Admission;
 use crate::admission::policy::expression::{Authorizer, Program, Scope};
+use crate::error::ApiError;
+
+/// A configuration is stored only if its conditions are expressions.
+pub(in crate::admission) fn check_definition(
+    admission: &Admission<'_>,
+    object: &Value,
+) -> Result<(), ApiError> {
+    const GROUP: &str = "admissionregistration.k8s.io";
+    let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+    let written = |plural: &&str| admission.creates(GROUP, plural) || admission.updates(GROUP, plural);
+    let Some(plural) = configurations.into_iter().find(written) else { return Ok(()) };
+    let same = |old: &Value| old["webhooks"] == object["webhooks"];
+    if admission.old.is_some_and(same) {
+        return Ok(());
+    }
+    let mut errors = Errors::new();
+    for condition in expression::of(GROUP, plural, object) {
+        if let Err(why) = Program::compile(condition.text, &[]) {
+            errors.invalid(&condition.path, condition.text, why);
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid(admission.kind, name, &errors))
+}
 
 /// One entry of `matchConditions`.
 pub(super) struct Condition {
