@@ -335,6 +335,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        for text in ["1.1111111111111111e+21", "1.26e+302", "4.1e+301", "0.1"] {
+            let value = parse_json(text.as_bytes(), &mut Strictness::default()).expect("a number");
+            assert_eq!(value.to_string(), text);
+        }
+    }
+
+    #[test]
     fn unknown_fields_are_dropped_and_reported() {
         let (document, problems) =
             conformed(json!({"spec": {"replicas": 1, "foo": {}, "paused": null}, "bar": 1})).expect("fits");

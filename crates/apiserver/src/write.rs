@@ -476,8 +476,9 @@ impl ApiServer {
                 return Err(ApiError::modified(kind, call.name));
             }
             let manager = call.manager(api_version, &time);
-            let merged = match apply::apply(&kind.schema, old.as_ref(), &configuration, &manager, call.force)
-            {
+            let merged = apply::apply(&kind.schema, old.as_ref(), &configuration, &manager, call.force)
+                .map_err(patch_error)?;
+            let merged = match merged {
                 Applied::Merged(merged) => merged,
                 Applied::Conflicts(conflicts) => return Err(apply_conflict(&conflicts)),
             };
@@ -634,7 +635,12 @@ fn patched(call: &WriteCall<'_>, mut document: Value, change: &Change) -> Result
             strategic::strategic_merge_patch(call.view.document(call.kind).schema, &mut document, patch)
         }
     };
-    result.map_err(|error| match error {
+    result.map_err(patch_error)?;
+    Ok(document)
+}
+
+fn patch_error(error: PatchError) -> ApiError {
+    match error {
         PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
         PatchError::TooManyOperations(_) => {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", error.to_string())
@@ -644,8 +650,7 @@ fn patched(call: &WriteCall<'_>, mut document: Value, change: &Change) -> Result
             "Invalid",
             format!("the server rejected our request due to an error in our request: {error}"),
         ),
-    })?;
-    Ok(document)
+    }
 }
 
 fn check_uid(call: &WriteCall<'_>, old: &Value, wanted: &Value) -> Result<(), ApiError> {

@@ -250,20 +250,7 @@ impl<'a> Walk<'a> {
     }
 
     fn binary(&mut self, operator: &str, left: Value, right: Value) -> Answer {
-        let limit = self.meter.left().saturating_mul(10);
-        let sizes = (deep_size(&left, limit), deep_size(&right, limit));
-        let cost = match operator {
-            operators::ADD => match &left {
-                // Elements of a list are shared, not copied.
-                Value::List(_) => count(&left) + count(&right),
-                _ => (sizes.0 + sizes.1).div_ceil(10),
-            },
-            operators::IN => match &right {
-                Value::Map(_) => 1,
-                _ => sizes.1.min(sizes.0.saturating_mul(count(&right))).div_ceil(10).max(count(&right)),
-            },
-            _ => sizes.0.min(sizes.1).div_ceil(10),
-        };
+        let cost = cost_of(operator, &left, &right, self.meter.left().saturating_mul(10));
         self.meter.pay(cost.max(1))?;
         let ordered = |wanted: fn(std::cmp::Ordering) -> bool| {
             // `null` and texts of different kinds have no order; numbers of all kinds have one.
@@ -532,6 +519,36 @@ fn literal(literal: &LiteralValue) -> Value {
         LiteralValue::Null => Value::Null,
         LiteralValue::String(value) => text(value.inner()),
         LiteralValue::UInt(value) => Value::UInt(*value.inner()),
+    }
+}
+
+/// What an operator costs. A size is only asked for where it is paid for: asking walks over the value.
+fn cost_of(operator: &str, left: &Value, right: &Value, limit: u64) -> u64 {
+    match operator {
+        operators::ADD => match left {
+            // Elements of a list are shared, not copied.
+            Value::List(_) => count(left) + count(right),
+            _ => (deep_size(left, limit) + deep_size(right, limit)).div_ceil(10),
+        },
+        operators::IN => match right {
+            Value::Map(_) => 1,
+            _ => smaller_size(left, count(right), right, limit).div_ceil(10).max(count(right)),
+        },
+        operators::INDEX => deep_size(right, limit).div_ceil(10),
+        _ => smaller_size(left, 1, right, limit).div_ceil(10),
+    }
+}
+
+/// The smaller of two sizes, the left one taken several times: what a comparison walks over. It is found without walking
+/// far into the larger one.
+fn smaller_size(left: &Value, times: u64, right: &Value, limit: u64) -> u64 {
+    let mut bound = 64.min(limit);
+    loop {
+        let size = deep_size(left, bound).saturating_mul(times).min(deep_size(right, bound));
+        if size <= bound || bound == limit {
+            return size;
+        }
+        bound = bound.saturating_mul(8).min(limit);
     }
 }
 

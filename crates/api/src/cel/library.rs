@@ -281,6 +281,9 @@ pub(super) fn no_overload() -> EvalError {
     fail("no such overload")
 }
 
+/// A unit is about a tenth of a microsecond.
+const CHARACTERS_COUNTED_FOR_A_UNIT: u64 = 1000;
+
 /// Pays for a call and makes it.
 pub(super) fn call(call: Call<'_>, meter: &mut Meter) -> Answer {
     pay(&call, meter)?;
@@ -297,6 +300,10 @@ fn tenth(size: u64) -> u64 {
 
 fn pay(call: &Call<'_>, meter: &mut Meter) -> Result<(), EvalError> {
     meter.pay(1)?;
+    // Asking for a size walks over the value, so that it is only asked for where it is paid for.
+    if matches!(call.function.cost, Cost::None) {
+        return Ok(());
+    }
     let limit = meter.left().saturating_mul(10);
     let sizes: Vec<u64> = call.target.iter().chain(&call.args).map(|value| deep_size(value, limit)).collect();
     let all: u64 = sizes.iter().sum();
@@ -319,7 +326,13 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
     let argument = |index: usize| call.args.get(index);
     let style = call.function.style;
     Ok(Some(match (call.function.name, subject) {
-        ("size", value) => size(value)?,
+        ("size", value) => {
+            // Upstream counts a unit however long the text is.
+            if let Value::String(text) = value {
+                meter.pay(text.len() as u64 / CHARACTERS_COUNTED_FOR_A_UNIT)?;
+            }
+            size(value)?
+        }
         ("dyn", value) => value.clone(),
         ("type", value) => Value::Opaque(Arc::new(TypeValue(type_name(value)))),
         ("bool", Value::Bool(value)) => Value::Bool(*value),

@@ -237,6 +237,12 @@ fn cost_is_limited() {
         "sets.contains(self.names, self.names)",
         "self.names.distinct().size() > 0",
         "self.numbers.all(i, v, self.numbers.all(j, w, v + w >= 0))",
+        "self.numbers.all(x, self.numbers.all(y, self.numbers[x] >= 0))",
+        "self.numbers.all(x, self.numbers.all(y, y != self && self != y))",
+        "self.numbers.all(x, self.numbers.all(y, 'numbers' in self))",
+        "self.numbers.all(x, self.numbers.all(y, !(1 in [self])))",
+        "self.numbers.all(x, self.numbers.all(y, size(self.numbers) > 0))",
+        "self.numbers.all(x, self.numbers.all(y, size(self.text) > 0))",
         "self.numbers.sortBy(x, self.numbers.map(y, y + x).size()).size() > 0",
     ];
     for text in rows {
@@ -269,6 +275,22 @@ fn a_budget_ends() {
     assert!((1..=10).contains(&runs), "{runs}");
     assert_eq!(budget.left(), 0);
     assert_eq!(EvalError::Cost.to_string(), "operation cancelled: actual cost limit exceeded");
+}
+
+/// A value that is cheap because it shares its parts is not written out.
+#[test]
+fn results_as_json_are_bounded() {
+    let doubled = |times: usize| format!("[1]{}", ".map(x, [x, x])".repeat(times));
+    let copied = "self.numbers.map(x, self)".to_owned();
+    let subject = json!({"numbers": vec![0; 1000], "text": "a".repeat(10_000)});
+    for (text, is_written) in
+        [(doubled(10), true), (doubled(24), false), (copied.clone(), false), (format!("{copied}[0]"), true)]
+    {
+        let begin = Instant::now();
+        let value = evaluate_on(&text, &subject).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(value.to_json().is_some(), is_written, "{text}");
+        assert!(begin.elapsed() < Duration::from_secs(10), "{text}");
+    }
 }
 
 #[test]

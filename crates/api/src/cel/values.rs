@@ -16,7 +16,8 @@ impl CelValue {
     pub fn from_json(value: &serde_json::Value) -> Self {
         Self(from_json(value))
     }
-    /// The value as JSON; nothing where JSON has no such value (a type, an optional without value is null).
+    /// The value as JSON; nothing where JSON has no such value (a type, an optional without value is null), or where it is
+    /// larger or deeper than any object.
     pub fn to_json(&self) -> Option<serde_json::Value> {
         to_json(&self.0)
     }
@@ -77,30 +78,67 @@ pub(crate) fn from_json(value: &serde_json::Value) -> Value {
     }
 }
 
+/// Largest document that a value becomes, in bytes of JSON, as far as they are counted; no request is larger. Values share
+/// their parts: a few calls of `map` stand for a document that fills the memory.
+const MAX_JSON: usize = 3 << 20;
+/// Deepest document, as in [`crate::decode`].
+const MAX_JSON_DEPTH: usize = 128;
+
 fn to_json(value: &Value) -> Option<serde_json::Value> {
-    Some(match value {
-        Value::Null => serde_json::Value::Null,
-        Value::Bool(value) => json!(value),
-        Value::Int(value) => json!(value),
-        Value::UInt(value) => json!(value),
-        Value::Float(value) => json!(value),
-        Value::String(value) => json!(value.as_str()),
-        Value::Bytes(bytes) => {
-            use base64::Engine as _;
-            json!(base64::engine::general_purpose::STANDARD.encode(bytes.as_slice()))
+    JsonWriter { left: MAX_JSON }.value(value, 0)
+}
+
+struct JsonWriter {
+    left: usize,
+}
+
+impl JsonWriter {
+    /// Takes the place of a value, or of a text of `length` bytes.
+    fn take(&mut self, length: usize) -> Option<()> {
+        self.left = self.left.checked_sub(length.saturating_add(8))?;
+        Some(())
+    }
+
+    fn value(&mut self, value: &Value, depth: usize) -> Option<serde_json::Value> {
+        if depth > MAX_JSON_DEPTH {
+            return None;
         }
-        Value::Timestamp(_) | Value::Duration(_) => json!(as_text(value)?),
-        Value::List(items) => serde_json::Value::Array(items.iter().map(to_json).collect::<Option<_>>()?),
-        Value::Map(map) => {
-            let entries = map.map.iter().map(|(key, value)| Some((key.to_string(), to_json(value)?)));
-            serde_json::Value::Object(entries.collect::<Option<_>>()?)
-        }
-        Value::Opaque(_) => match as_optional(value)?.value() {
-            Some(inner) => to_json(inner)?,
-            None => serde_json::Value::Null,
-        },
-        Value::Function(..) => return None,
-    })
+        self.take(0)?;
+        Some(match value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => json!(value),
+            Value::Int(value) => json!(value),
+            Value::UInt(value) => json!(value),
+            Value::Float(value) => json!(value),
+            Value::String(value) => {
+                self.take(value.len())?;
+                json!(value.as_str())
+            }
+            Value::Bytes(bytes) => {
+                use base64::Engine as _;
+                self.take(bytes.len() / 3 * 4)?;
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes.as_slice()))
+            }
+            Value::Timestamp(_) | Value::Duration(_) => json!(as_text(value)?),
+            Value::List(items) => {
+                let items = items.iter().map(|item| self.value(item, depth + 1));
+                serde_json::Value::Array(items.collect::<Option<_>>()?)
+            }
+            Value::Map(map) => {
+                let entries = map.map.iter().map(|(key, value)| {
+                    let key = key.to_string();
+                    self.take(key.len())?;
+                    Some((key, self.value(value, depth + 1)?))
+                });
+                serde_json::Value::Object(entries.collect::<Option<_>>()?)
+            }
+            Value::Opaque(_) => match as_optional(value)?.value() {
+                Some(inner) => self.value(inner, depth + 1)?,
+                None => serde_json::Value::Null,
+            },
+            Value::Function(..) => return None,
+        })
+    }
 }
 
 /// What `string(x)` gives.

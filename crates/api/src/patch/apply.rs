@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::PatchError;
 use super::field_set::{self, FieldSet};
 use super::shape::{self, Shape};
 use crate::schema::Schema;
@@ -221,14 +222,24 @@ pub struct Merged {
 }
 
 /// Applies `configuration` to `live` (`None` when the object does not exist).
+///
+/// # Errors
+/// When two elements of a list in the configuration have the same name: which of them is meant cannot be told. A live
+/// object may have such lists, for an update does not have to name elements.
 pub fn apply(
     schema: &Schema,
     live: Option<&Value>,
     configuration: &Value,
     manager: &Manager<'_>,
     force: bool,
-) -> Applied {
+) -> Result<Applied, PatchError> {
     let shape = Shape::of_schema(schema);
+    if let Some(duplicate) = field_set::find_duplicate(configuration, shape) {
+        return Err(PatchError::Malformed(format!(
+            "failed to create typed patch object ({}): {duplicate}",
+            title(configuration)
+        )));
+    }
     let live = live.cloned().unwrap_or_else(|| json!({}));
     let mut entries = read_entries(&live);
     let applied = ownable(FieldSet::of_value(configuration, shape), manager.subresource);
@@ -262,9 +273,22 @@ pub fn apply(
         entry.fields = entry.fields.difference(&contested);
     }
     if !conflicts.is_empty() {
-        return Applied::Conflicts(conflicts);
+        return Ok(Applied::Conflicts(conflicts));
     }
-    Applied::Merged(Box::new(Merged { object, live, entries, applied }))
+    Ok(Applied::Merged(Box::new(Merged { object, live, entries, applied })))
+}
+
+/// `default/web; apps/v1, Kind=Deployment`.
+fn title(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    format!(
+        "{}/{}; {}, Kind={}",
+        text(&metadata["namespace"]),
+        text(&metadata["name"]),
+        text(&object["apiVersion"]),
+        text(&object["kind"])
+    )
 }
 
 impl Merged {
@@ -408,7 +432,7 @@ mod tests {
         name: &str,
         force: bool,
     ) -> Result<Value, Vec<Conflict>> {
-        match apply(&type_name.into(), live, &configuration, &manager(name), force) {
+        match apply(&type_name.into(), live, &configuration, &manager(name), force).expect("well-formed") {
             Applied::Conflicts(conflicts) => Err(conflicts),
             Applied::Merged(merged) => {
                 let mut object = merged.object.clone();
@@ -423,6 +447,32 @@ mod tests {
             metadata.remove("managedFields");
         }
         object
+    }
+
+    #[test]
+    fn configurations_name_each_element_once() {
+        let metadata = json!({"name": "x", "namespace": "n", "finalizers": ["a/b", "a/b"]});
+        for (configuration, expected) in [
+            (
+                json!({"kind": "Pod", "spec": {"containers": [{"name": "a", "args": []}, {"name": "a"}]}}),
+                "failed to create typed patch object (/; , Kind=Pod): .spec.containers: duplicate entries for key \
+                 [name=\"a\"]",
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a", "ports": [
+                    {"containerPort": 80}, {"containerPort": 80, "protocol": "TCP"}]}]}}),
+                "failed to create typed patch object (/; , Kind=): .spec.containers[name=\"a\"].ports: duplicate \
+                 entries for key [containerPort=80,protocol=\"TCP\"]",
+            ),
+            (
+                json!({"apiVersion": "v1", "metadata": metadata}),
+                "failed to create typed patch object (n/x; v1, Kind=): .metadata.finalizers: duplicate entries for \
+                 key [=\"a/b\"]",
+            ),
+        ] {
+            let error = apply(&POD.into(), None, &configuration, &manager("one"), true).expect_err("refused");
+            assert_eq!(error, PatchError::Malformed(expected.to_owned()));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A set is a tree. Edges are named as in FieldsV1: `f:replicas` a field, `k:{"name":"web"}` an element of a keyed list,
 //! `v:"x"` a value of a set. A node is a member itself (`.`) or only on the way to members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -217,6 +217,28 @@ fn display_edge(edge: &str) -> String {
         }
         "v:" => format!("[={rest}]"),
         _ => edge.to_owned(),
+    }
+}
+
+/// The first list in which two elements have the same name, as messages show it:
+/// `.spec.containers: duplicate entries for key [name="web"]`.
+pub(super) fn find_duplicate(value: &Value, shape: Shape<'_>) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let mut is_new = |edge: &str| match seen.insert(edge.to_owned()) {
+        true => None,
+        false => Some(format!(": duplicate entries for key {}", display_edge(edge))),
+    };
+    match (shape, value) {
+        (shape, Value::Object(object)) if shape.has_fields() => object.iter().find_map(|(key, value)| {
+            Some(format!(".{key}{}", find_duplicate(value, shape::of_entry(shape, key))?))
+        }),
+        (Shape::Keyed(keyed), Value::Array(items)) => items.iter().find_map(|item| {
+            let edge = keyed.key(item);
+            let below = || Some(format!("{}{}", display_edge(&edge), find_duplicate(item, keyed.element())?));
+            is_new(&edge).or_else(below)
+        }),
+        (Shape::Set, Value::Array(items)) => items.iter().find_map(|item| is_new(&shape::value_key(item))),
+        _ => None,
     }
 }
 

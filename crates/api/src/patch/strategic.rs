@@ -165,7 +165,9 @@ fn merge_list(items: &mut Vec<Value>, patch: &[Value], field: &Field) -> Result<
                 field.name
             ))
         })?;
-        let key = element.get(merge_key).ok_or_else(|| {
+        // A null takes a field away, and no list or object is a name.
+        let is_name = |key: &&Value| key.is_string() || key.is_number() || key.is_boolean();
+        let key = element.get(merge_key).filter(is_name).ok_or_else(|| {
             PatchError::Malformed(format!(
                 "map: {} does not contain declared merge key: {merge_key}",
                 Value::Object(element.clone())
@@ -320,6 +322,8 @@ mod tests {
             json!([]),
             json!({"spec": {"containers": [{"image": "x"}]}}),
             json!({"spec": {"containers": ["x"]}}),
+            json!({"spec": {"containers": [{"name": null, "image": "x"}]}}),
+            json!({"spec": {"containers": [{"name": [{"x": null}], "image": "x"}]}}),
             json!({"spec": {"$patch": "explode"}}),
             json!({"metadata": {"$deleteFromPrimitiveList/finalizers": "x"}}),
         ];

@@ -200,7 +200,7 @@ fn merged(object: &Value, mut part: Value, schema: &Schema) -> Result<Value, Str
     }
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
     let manager = Manager { name: "admission", api_version, subresource: "", time: "" };
-    match apply::apply(schema, Some(&live), &part, &manager, true) {
+    match apply::apply(schema, Some(&live), &part, &manager, true).map_err(|error| error.to_string())? {
         Applied::Merged(merged) => {
             let mut object_now = merged.object.clone();
             if !object["metadata"]["managedFields"].is_null() {
