@@ -228,6 +228,9 @@ pub struct Row {
     pub status_on_create: bool,
     /// Whether `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
+    /// Whether a delete that removes the object at once answers with it, and not with a `Status`: so it is with the kinds
+    /// whose registry upstream says `ReturnDeletedObject`, and typed clients read one or the other.
+    pub returns_deleted: bool,
     /// Whether a write of `/status` leaves labels, annotations, finalizers and owners alone. Most kinds take them along.
     pub status_keeps_metadata: bool,
     /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
@@ -257,6 +260,7 @@ impl Row {
         name_rule: NameRule::DnsSubdomain,
         status_on_create: false,
         generation: false,
+        returns_deleted: false,
         status_keeps_metadata: false,
         stored_as: None,
         strategy: Strategy::PLAIN,

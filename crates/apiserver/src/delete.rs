@@ -123,6 +123,7 @@ impl Deleted {
     pub(crate) fn answer(self, kind: &Kind) -> (StatusCode, Bytes) {
         match self {
             Self::Marked(bytes) => (StatusCode::OK, bytes),
+            Self::Gone(object) if kind.returns_deleted => (StatusCode::OK, object.to_string().into()),
             Self::Gone(object) => {
                 let metadata = &object["metadata"];
                 let status = json!({

@@ -578,10 +578,10 @@ impl ApiServer {
             "delete" => {
                 let options = delete_options(content_type, &body, info)?;
                 let deleted = self.delete(call, &options).await?;
-                let gone = matches!(deleted, crate::delete::Deleted::Gone(_));
-                let (code, bytes) = deleted.answer(kind);
                 // A success status is no object of the kind and has no projection.
-                let bytes = if gone { bytes } else { projection.object(&bytes) };
+                let status = matches!(deleted, crate::delete::Deleted::Gone(_)) && !kind.returns_deleted;
+                let (code, bytes) = deleted.answer(kind);
+                let bytes = if status { bytes } else { projection.object(&bytes) };
                 let mut response = respond::json_bytes(code, bytes);
                 respond::add_warnings(&mut response, &call.notes.warnings());
                 return Ok(response);

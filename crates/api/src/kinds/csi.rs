@@ -20,6 +20,7 @@ pub static CSI_DRIVER: Row = Row {
     singular: "csidriver",
     scope: Scope::Cluster,
     schema: "io.k8s.api.storage.v1.CSIDriver",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("AttachRequired", "Whether volumes are attached to nodes before use.").of_type("boolean"),
@@ -49,6 +50,7 @@ pub static CSI_NODE: Row = Row {
     singular: "csinode",
     scope: Scope::Cluster,
     schema: "io.k8s.api.storage.v1.CSINode",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Drivers", "Number of drivers on the node.").of_type("integer"),

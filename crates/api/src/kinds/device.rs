@@ -25,6 +25,7 @@ pub static DEVICE_CLASS: Row = Row {
     singular: "deviceclass",
     scope: Scope::Cluster,
     schema: "io.k8s.api.resource.v1.DeviceClass",
+    returns_deleted: true,
     generation: true,
     strategy: Strategy { validate: validate_class, ..Strategy::PLAIN },
     ..DEVICES
@@ -37,6 +38,7 @@ pub static RESOURCE_CLAIM: Row = Row {
     singular: "resourceclaim",
     subresources: &[Subresource::Status],
     schema: "io.k8s.api.resource.v1.ResourceClaim",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("State", "Whether devices are given to the claim, and used."),
@@ -63,6 +65,7 @@ pub static RESOURCE_CLAIM_TEMPLATE: Row = Row {
     plural: "resourceclaimtemplates",
     singular: "resourceclaimtemplate",
     schema: "io.k8s.api.resource.v1.ResourceClaimTemplate",
+    returns_deleted: true,
     strategy: Strategy {
         default: |template| default_requests(template, "/spec/spec/devices/requests"),
         validate: validate_template,

@@ -59,6 +59,7 @@ pub static POD: Row = Row {
         Subresource::Status,
     ],
     schema: "io.k8s.api.core.v1.Pod",
+    returns_deleted: true,
     columns: COLUMNS,
     table_row: status_table::row,
     field_selectors: &[

@@ -16,6 +16,7 @@ pub static POD_TEMPLATE: Row = Row {
     plural: "podtemplates",
     singular: "podtemplate",
     schema: "io.k8s.api.core.v1.PodTemplate",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Containers", "Names of the containers of the template."),

@@ -21,6 +21,7 @@ pub static RESOURCE_QUOTA: Row = Row {
     short_names: &["quota"],
     subresources: &[Subresource::Status],
     schema: "io.k8s.api.core.v1.ResourceQuota",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Request", "What is used of what may be requested or counted."),

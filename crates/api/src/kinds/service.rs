@@ -35,6 +35,7 @@ pub static SERVICE: Row = Row {
     categories: &["all"],
     subresources: &[Subresource::Proxy, Subresource::Status],
     schema: "io.k8s.api.core.v1.Service",
+    returns_deleted: true,
     columns: COLUMNS,
     table_row,
     field_selectors: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],

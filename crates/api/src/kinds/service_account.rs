@@ -15,6 +15,7 @@ pub static SERVICE_ACCOUNT: Row = Row {
     short_names: &["sa"],
     subresources: &[Subresource::Token],
     schema: "io.k8s.api.core.v1.ServiceAccount",
+    returns_deleted: true,
     columns: &[Column::name(), Column::new("Secrets", "Number of secrets the account names."), Column::age()],
     table_row,
     ..Row::PLAIN

@@ -34,6 +34,7 @@ pub static PERSISTENT_VOLUME: Row = Row {
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
     schema: "io.k8s.api.core.v1.PersistentVolume",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Capacity", "Size of the volume."),
@@ -65,6 +66,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Row = Row {
     short_names: &["pvc"],
     subresources: &[Subresource::Status],
     schema: "io.k8s.api.core.v1.PersistentVolumeClaim",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Status", "Whether the claim has a volume."),
@@ -95,6 +97,7 @@ pub static STORAGE_CLASS: Row = Row {
     short_names: &["sc"],
     scope: Scope::Cluster,
     schema: "io.k8s.api.storage.v1.StorageClass",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Provisioner", "Who makes the volumes."),
@@ -121,6 +124,7 @@ pub static VOLUME_ATTRIBUTES_CLASS: Row = Row {
     short_names: &["vac"],
     scope: Scope::Cluster,
     schema: "io.k8s.api.storage.v1.VolumeAttributesClass",
+    returns_deleted: true,
     columns: &[Column::name(), Column::new("DriverName", "Who changes the volumes."), Column::age()],
     table_row: attributes_class_row,
     strategy: Strategy {

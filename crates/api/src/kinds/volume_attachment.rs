@@ -19,6 +19,7 @@ pub static VOLUME_ATTACHMENT: Row = Row {
     subresources: &[Subresource::Status],
     status_keeps_metadata: true,
     schema: "io.k8s.api.storage.v1.VolumeAttachment",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Attacher", "Driver that attaches the volume."),

@@ -246,7 +246,7 @@ impl Operation {
             parameters: DELETE_PARAMETERS,
             body: Body::Schema(DELETE_OPTIONS.to_owned()),
             body_required: false,
-            answer: Body::Schema(STATUS.to_owned()),
+            answer: Body::Schema(if kind.returns_deleted { kind.schema_name() } else { STATUS }.to_owned()),
             codes: &[200, 202],
             ..Self::new(kind, "delete", "delete", Self::id(kind, "delete", ""))
         }

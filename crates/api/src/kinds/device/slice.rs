@@ -20,6 +20,7 @@ pub static RESOURCE_SLICE: Row = Row {
     singular: "resourceslice",
     scope: Scope::Cluster,
     schema: "io.k8s.api.resource.v1.ResourceSlice",
+    returns_deleted: true,
     columns: &[
         Column::name(),
         Column::new("Node", "Node with the devices."),
