@@ -35,6 +35,31 @@ pub(crate) use check::{Fields, Shape, Type};
 pub use values::CelValue;
 pub(crate) use values::{duration, from_json, map, text, timestamp};
 
+/// Words of the language, which nothing else can be called. As names of fields they are set in underscores (KEP-2876).
+pub const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// A compiled expression. Compiled once, shared, evaluated as often as needed.
 pub struct Expression {
     text: String,

@@ -273,7 +273,6 @@ impl Metrics {
     }
 
     /// Counts a call of an admission webhook; `kind` is `admit` or `validating`.
-    #[allow(dead_code)] // The face for webhooks, which are another part's.
     pub(crate) fn webhook(
         &self,
         name: &str,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::cost::{Estimates, MOST_CHARACTERS};
 use super::{Additional, Node, NodeType, OBJECT_FIELDS, correlated, validate as schema};
-use crate::cel::{self, Budget, CelValue, EvalError, Expression, Fields, Shape, Type};
+use crate::cel::{self, Budget, CelValue, EvalError, Expression, Fields, RESERVED, Shape, Type};
 use crate::field::{ErrorKind, Errors, FieldError, Path};
 use crate::json_path::JsonPath;
 
@@ -338,31 +338,6 @@ fn text_value(node: &Node, text: &str) -> Cel {
     };
     typed.unwrap_or_else(|| cel::text(text))
 }
-
-/// Words of the language: as names of fields they are set in underscores.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// A field's name as an identifier; nothing when rules cannot name it.
 pub(super) fn escape(name: &str) -> Option<String> {

@@ -13,6 +13,7 @@ mod review;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -28,6 +29,7 @@ use super::policy::authorizer;
 use super::policy::expression::Calls;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
+use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::write::namespace_key;
 use configuration::Webhook;
@@ -51,6 +53,7 @@ pub(crate) struct Webhooks {
     cache: Arc<WatchCache>,
     store: Arc<dyn Store>,
     outbound: Arc<Outbound>,
+    metrics: Arc<Metrics>,
     compiled: Mutex<Option<Arc<Compiled>>>,
 }
 
@@ -83,8 +86,13 @@ impl Round {
 pub(crate) type Settle<'a> = &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Sync);
 
 impl Webhooks {
-    pub(crate) fn new(cache: Arc<WatchCache>, store: Arc<dyn Store>, outbound: Arc<Outbound>) -> Self {
-        Self { cache, store, outbound, compiled: Mutex::default() }
+    pub(crate) fn new(
+        cache: Arc<WatchCache>,
+        store: Arc<dyn Store>,
+        outbound: Arc<Outbound>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { cache, store, outbound, metrics, compiled: Mutex::default() }
     }
 
     fn current(&self) -> Arc<Compiled> {
@@ -211,7 +219,15 @@ impl Webhooks {
             let why = format!("admission webhook {:?} does not support dry run", webhook.name);
             return Err(ApiError::bad_request(why));
         }
-        match self.consult(webhook, request, version, document).await {
+        let began = Instant::now();
+        let answer = self.consult(webhook, request, version, document).await;
+        let kind = if webhook.mutating { "admit" } else { "validating" };
+        let rejected = match &answer {
+            Ok(verdict) => verdict.refusal.is_some(),
+            Err(_) => webhook.fails_closed,
+        };
+        self.metrics.webhook(&webhook.name, kind, request.operation.as_str(), rejected, began.elapsed());
+        match answer {
             Ok(verdict) => {
                 verdict.warnings.iter().for_each(|warning| notes.warn(warning));
                 verdict.annotations.into_iter().for_each(|(key, value)| notes.annotate(key, value));

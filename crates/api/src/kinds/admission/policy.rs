@@ -10,6 +10,7 @@ use super::super::{rules, workload};
 use super::{
     FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, validate_match_conditions, validate_rule,
 };
+use crate::cel::RESERVED;
 use crate::field::{Errors, Path};
 use crate::kind::{Column, Row, Scope, Strategy, Subresource};
 use crate::{names, table};
@@ -176,29 +177,6 @@ fn required_expression(errors: &mut Errors, path: &Path, holder: &Value) {
 
 /// Whether CEL can call a variable so (the grammar's `IDENT` without its reserved words).
 fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     let start = |b: &u8| b.is_ascii_alphabetic() || *b == b'_';
     name.as_bytes().first().is_some_and(start)
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

@@ -253,28 +253,8 @@ fn split<'a, 'b>(tokens: &'b [Token<'a>]) -> Vec<&'b [Token<'a>]> {
 
 /// Names of fields that are no identifiers are written with escapes (KEP-2876).
 fn unescape(name: &str) -> String {
-    const RESERVED: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-    ];
     let inner = name.strip_prefix("__").and_then(|name| name.strip_suffix("__"));
-    if let Some(inner) = inner.filter(|inner| RESERVED.contains(inner)) {
+    if let Some(inner) = inner.filter(|inner| sampan_api::cel::RESERVED.contains(inner)) {
         return inner.to_owned();
     }
     name.replace("__dot__", ".")
