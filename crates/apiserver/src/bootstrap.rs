@@ -19,6 +19,7 @@ use crate::flow;
 use crate::server::{ApiServer, StartError};
 use crate::view::View;
 use crate::write::{Change, WriteCall};
+pub(crate) use policy::AUTHENTICATION;
 use policy::{AUTO_UPDATE, GROUP, NODE, ROLES};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -26,7 +27,7 @@ const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-nod
 /// What every node may, whatever its pods are: the rules of the role `system:node`.
 pub(crate) fn node_rules() -> Vec<rbac::Rule> {
     let role = ROLES.iter().find(|role| role.name == NODE);
-    role.map(|role| rbac::rules_in(&role.cluster_role())).unwrap_or_default()
+    role.map(|role| rbac::rules_in(&role.role())).unwrap_or_default()
 }
 
 /// Creates what is missing.
@@ -35,15 +36,10 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
         create(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
     for role in ROLES {
-        let object = role.cluster_role();
-        if !create(server, GROUP, "clusterroles", "", object.clone()).await? {
-            complete(server, "clusterroles", &object, missing_of_role).await?;
-        }
+        let (roles, bindings) = role.resources();
+        have(server, roles, role.namespace, &role.role(), missing_of_role).await?;
         if !role.subjects.is_empty() {
-            let object = role.cluster_role_binding();
-            if !create(server, GROUP, "clusterrolebindings", "", object.clone()).await? {
-                complete(server, "clusterrolebindings", &object, missing_of_binding).await?;
-            }
+            have(server, bindings, role.namespace, &role.binding(), missing_of_binding).await?;
         }
     }
     unbind_nodes(server).await?;
@@ -137,24 +133,28 @@ fn missing_metadata(present: &Value, wanted: &Value, patch: &mut Value) {
     }
 }
 
-/// Brings back what a role or binding of ours has lost since it was made, or never had because it was made by an older
-/// release (auto-reconciliation, as upstream does).
-async fn complete(
+/// Creates a role or binding of ours, or brings back what it has lost since it was made, or never had because it was made by
+/// an older release (auto-reconciliation, as upstream does).
+async fn have(
     server: &Arc<ApiServer>,
     plural: &str,
+    namespace: &str,
     wanted: &Value,
     missing: fn(&Value, &Value) -> Option<Value>,
 ) -> Result<(), StartError> {
+    if create(server, GROUP, plural, namespace, wanted.clone()).await? {
+        return Ok(());
+    }
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     let kind = kind(server, GROUP, plural)?;
-    let present = server.cache.resource(kind.resource()).get(&kind.store_key("", name));
+    let present = server.cache.resource(kind.resource()).get(&kind.store_key(namespace, name));
     let present: Value =
         present.and_then(|item| serde_json::from_slice(&item.bytes).ok()).unwrap_or_default();
     if present["metadata"]["annotations"][AUTO_UPDATE] == "false" {
         return Ok(());
     }
     match missing(&present, wanted) {
-        Some(patch) => change(server, &kind, "", name, patch).await,
+        Some(patch) => change(server, &kind, namespace, name, patch).await,
         None => Ok(()),
     }
 }
@@ -187,9 +187,10 @@ async fn change(
     changed.map(drop).map_err(|e| StartError::Bootstrap(format!("{} {name}", kind.plural), e))
 }
 
-/// The slice behind the service `kubernetes` is made by the server itself.
+/// The slice behind the service `kubernetes`, and its older form, are made by the server itself.
 async fn own_endpoint(server: &Arc<ApiServer>) -> Result<(), StartError> {
     let (address, port) = server.config.advertise;
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     let slice = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {
             "kubernetes.io/service-name": "kubernetes",
@@ -197,14 +198,27 @@ async fn own_endpoint(server: &Arc<ApiServer>) -> Result<(), StartError> {
         }},
         "addressType": "IPv4",
         "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        "ports": ports,
     });
-    if create(server, "discovery.k8s.io", "endpointslices", "default", slice.clone()).await? {
-        return Ok(());
+    // The label says that the slice is not to be made from these a second time.
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {
+            "endpointslice.kubernetes.io/skip-mirror": "true",
+        }},
+        "subsets": [{"addresses": [{"ip": address.to_string()}], "ports": ports}],
+    });
+    for (group, plural, object, fields) in [
+        ("discovery.k8s.io", "endpointslices", slice, &["endpoints", "ports"][..]),
+        ("", "endpoints", endpoints, &["subsets"]),
+    ] {
+        if create(server, group, plural, "default", object.clone()).await? {
+            continue;
+        }
+        let kind = kind(server, group, plural)?;
+        let patch = fields.iter().map(|field| ((*field).to_owned(), object[*field].clone())).collect();
+        change(server, &kind, "default", "kubernetes", Value::Object(patch)).await?;
     }
-    let kind = kind(server, "discovery.k8s.io", "endpointslices")?;
-    let patch = json!({"endpoints": slice["endpoints"], "ports": slice["ports"]});
-    change(server, &kind, "default", "kubernetes", patch).await
+    Ok(())
 }
 
 fn kind(server: &ApiServer, group: &str, plural: &str) -> Result<Arc<Kind>, StartError> {

@@ -78,7 +78,7 @@ impl Catalog {
     /// Starts to read the list.
     pub(crate) fn start(parts: &mut Parts) -> Arc<Self> {
         let catalog = Arc::new(Self { kinds: watch::Sender::new(None), stale: Notify::new() });
-        parts.tasks.spawn(Arc::clone(&catalog).keep(parts.client.clone()));
+        parts.tasks.spawn(Arc::clone(&catalog).keep(parts.manager()));
         catalog
     }
 

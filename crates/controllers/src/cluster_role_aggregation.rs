@@ -32,7 +32,8 @@ pub(crate) fn start(parts: &mut Parts) {
         move |_| queue.add(ALL.to_string())
     });
     let ready = vec![synced(&roles)];
-    let controller = Arc::new(Aggregation { client: parts.client.clone(), roles });
+    let controller =
+        Arc::new(Aggregation { client: parts.client_as("clusterrole-aggregation-controller"), roles });
     parts
         .run("cluster-role-aggregation", WORKERS, queue, ready, move |_| Arc::clone(&controller).reconcile());
 }

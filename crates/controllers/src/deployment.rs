@@ -51,12 +51,13 @@ pub(crate) fn start(parts: &mut Parts) {
         move |change| wake_for_last_pod(change, &sets, &queue)
     });
     let ready = vec![synced(&deployments), synced(&sets), synced(&pods)];
+    let client = parts.client_as("deployment-controller");
     let controller = Arc::new(Deployments {
-        client: parts.client.clone(),
+        client: client.clone(),
         deployments,
         sets,
         pods,
-        recorder: EventRecorder::new(parts.client.clone(), "deployment-controller", ""),
+        recorder: EventRecorder::new(client, "deployment-controller", ""),
     });
     parts.run("deployment", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
 }

@@ -48,7 +48,7 @@ pub(crate) fn start(parts: &mut Parts) {
     });
     let ready = vec![synced(&services), synced(&pods), synced(&slices)];
     let controller = Arc::new(EndpointSlices {
-        client: parts.client.clone(),
+        client: parts.client_as("endpointslice-controller"),
         services,
         pods,
         slices,

@@ -43,12 +43,13 @@ pub(crate) fn start(
     on_gone: impl Fn(&str) + Send + Sync + 'static,
 ) {
     let queue: Queue<String> = Queue::new();
+    let client = parts.client_as("generic-garbage-collector");
     let collector = Arc::new(Collector {
-        client: parts.client.clone(),
+        client: client.clone(),
         catalog: Arc::clone(catalog),
         graph: Mutex::default(),
         queue: queue.clone(),
-        recorder: EventRecorder::new(parts.client.clone(), "garbage-collector-controller", ""),
+        recorder: EventRecorder::new(client, "garbage-collector-controller", ""),
         on_gone: Box::new(on_gone),
     });
     let (complete, completed) = tokio::sync::oneshot::channel();

@@ -20,6 +20,7 @@ mod replica_set;
 mod resource_quota;
 mod storage_protection;
 mod taint_eviction;
+mod token_cleaner;
 
 use sampan_client::Informers;
 use tokio::task::JoinSet;
@@ -49,9 +50,14 @@ impl Controllers {
 /// Starts all controllers. Must be called inside a tokio runtime; returns at once, and the controllers
 /// begin to act when the server answers.
 ///
-/// `client` must be allowed to see and change objects of every kind.
-pub fn start(client: kube::Client, informers: Informers, config: Config) -> Controllers {
-    let mut parts = Parts { client, informers, tasks: JoinSet::new() };
+/// `connect` makes a client that acts as a user of a name and groups. Each loop acts as a service account of its own, with
+/// the rights of the role that is named after it; the copies in `informers` are shared and must show objects of every kind.
+pub fn start(
+    connect: impl Fn(&str, &[&str]) -> kube::Client + Send + 'static,
+    informers: Informers,
+    config: Config,
+) -> Controllers {
+    let mut parts = Parts { connect: Box::new(connect), informers, tasks: JoinSet::new() };
     let catalog = Catalog::start(&mut parts);
     replica_set::start(&mut parts);
     deployment::start(&mut parts);
@@ -62,6 +68,7 @@ pub fn start(client: kube::Client, informers: Informers, config: Config) -> Cont
     node_lifecycle::start(&mut parts);
     taint_eviction::start(&mut parts);
     storage_protection::start(&mut parts);
+    token_cleaner::start(&mut parts);
     let namespace_gone = namespace::start(&mut parts, &catalog);
     let quota_gone = resource_quota::start(&mut parts, &catalog);
     garbage::start(&mut parts, &catalog, move |namespace| {

@@ -43,8 +43,11 @@ pub(crate) fn start(parts: &mut Parts, catalog: &Arc<Catalog>) -> impl Fn(&str) 
         }
     };
     let ready = vec![synced(&namespaces)];
-    let controller =
-        Arc::new(Namespaces { client: parts.client.clone(), namespaces, catalog: Arc::clone(catalog) });
+    let controller = Arc::new(Namespaces {
+        client: parts.client_as("namespace-controller"),
+        namespaces,
+        catalog: Arc::clone(catalog),
+    });
     parts.run("namespace", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
     on_gone
 }

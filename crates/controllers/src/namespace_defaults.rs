@@ -44,7 +44,8 @@ pub(crate) fn start(parts: &mut Parts, ca_pem: String) {
     });
     let ready = vec![synced(&namespaces), synced(&accounts), synced(&certificates)];
     let controller = Arc::new(NamespaceDefaults {
-        client: parts.client.clone(),
+        of_accounts: parts.client_as("service-account-controller"),
+        of_certificates: parts.client_as("root-ca-cert-publisher"),
         namespaces,
         accounts,
         certificates,
@@ -97,7 +98,8 @@ fn meta(namespace: &str, name: &str) -> ObjectMeta {
 }
 
 struct NamespaceDefaults {
-    client: kube::Client,
+    of_accounts: kube::Client,
+    of_certificates: kube::Client,
     namespaces: Informer<Namespace>,
     accounts: Informer<ServiceAccount>,
     certificates: Informer<ConfigMap>,
@@ -117,10 +119,10 @@ impl NamespaceDefaults {
 
     async fn execute(&self, namespace: &str, action: Action) -> Result<(), ControllerError> {
         let params = PostParams::default();
-        let certificates: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let certificates: Api<ConfigMap> = Api::namespaced(self.of_certificates.clone(), namespace);
         match action {
             Action::CreateAccount(account) => {
-                let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+                let api: Api<ServiceAccount> = Api::namespaced(self.of_accounts.clone(), namespace);
                 created(api.create(&params, &account).await)
                     .map_err(ControllerError::api("create the default ServiceAccount of", namespace))
             }

@@ -42,7 +42,7 @@ pub(crate) fn start(parts: &mut Parts) {
         .of_with::<Lease>(watcher::Config::default().fields(&format!("metadata.namespace={LEASES}")));
     let queue: Queue<ObjectKey> = Queue::new();
     let controller = Arc::new(NodeLifecycle {
-        client: parts.client.clone(),
+        client: parts.client_as("node-controller"),
         nodes: nodes.clone(),
         leases: leases.clone(),
         queue: queue.clone(),

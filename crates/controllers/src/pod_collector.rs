@@ -42,8 +42,12 @@ pub(crate) fn start(parts: &mut Parts) {
         move |change| wake(change, &nodes, &queue)
     });
     let ready = vec![synced(&nodes), synced(&pods)];
-    let controller =
-        Arc::new(PodCollector { client: parts.client.clone(), nodes, pods, gone_since: Mutex::default() });
+    let controller = Arc::new(PodCollector {
+        client: parts.client_as("pod-garbage-collector"),
+        nodes,
+        pods,
+        gone_since: Mutex::default(),
+    });
     parts.run("pod-collector", WORKERS, queue, ready, move |node| Arc::clone(&controller).reconcile(node));
 }
 

@@ -47,12 +47,13 @@ pub(crate) fn start(parts: &mut Parts) {
         move |change| wake_owners(change, &sets, &queue)
     });
     let ready = vec![synced(&sets), synced(&pods)];
+    let client = parts.client_as("replicaset-controller");
     let controller = Arc::new(ReplicaSets {
-        client: parts.client.clone(),
+        client: client.clone(),
         sets,
         pods,
         expectations: Expectations::default(),
-        recorder: EventRecorder::new(parts.client.clone(), "replicaset-controller", ""),
+        recorder: EventRecorder::new(client, "replicaset-controller", ""),
     });
     parts.run("replicaset", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
 }

@@ -54,7 +54,10 @@ pub(crate) fn start(
     let claims = parts.informers.of::<PersistentVolumeClaim>();
     on_cheaper(parts, &claims, "persistentvolumeclaims", wake.clone());
     let ready = vec![synced(&quotas)];
-    let controller = Arc::new(Quotas { client: parts.client.clone(), catalog: Arc::clone(catalog) });
+    let controller = Arc::new(Quotas {
+        client: parts.client_as("resourcequota-controller"),
+        catalog: Arc::clone(catalog),
+    });
     parts.run("resource-quota", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
     wake
 }

@@ -62,7 +62,13 @@ pub(crate) fn start(parts: &mut Parts) {
     on_change(parts, &copies.classes, &waker, |waker, change| waker.add(Kind::Class, &change.key));
     let ready =
         vec![synced(&copies.pods), synced(&copies.claims), synced(&copies.volumes), synced(&copies.classes)];
-    let controller = Arc::new(StorageProtection { client: parts.client.clone(), copies });
+    let client = |of: &str| parts.client_as(&format!("{of}-protection-controller"));
+    let controller = Arc::new(StorageProtection {
+        of_claims: client("pvc"),
+        of_volumes: client("pv"),
+        of_classes: client("volumeattributesclass"),
+        copies,
+    });
     parts.run("storage-protection", WORKERS, queue, ready, move |key| Arc::clone(&controller).reconcile(key));
 }
 
@@ -158,8 +164,11 @@ impl Waker {
     }
 }
 
+/// Upstream has a controller, and so an account, for each.
 struct StorageProtection {
-    client: kube::Client,
+    of_claims: kube::Client,
+    of_volumes: kube::Client,
+    of_classes: kube::Client,
     copies: Copies,
 }
 
@@ -176,31 +185,40 @@ impl StorageProtection {
         Ok(Requeue::No)
     }
 
+    fn client_for(&self, object: &Object) -> kube::Client {
+        match object {
+            Object::Claim(_) => self.of_claims.clone(),
+            Object::Volume(_) => self.of_volumes.clone(),
+            Object::Class(_) => self.of_classes.clone(),
+        }
+    }
+
     /// The users of an object as the server knows them.
     async fn users(&self, object: &Object) -> Result<Users, ControllerError> {
+        let client = self.client_for(object);
         match object {
             Object::Claim(claim) => {
                 let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-                let pods = list(Api::namespaced(self.client.clone(), namespace)).await?;
+                let pods = list(Api::namespaced(client, namespace)).await?;
                 Ok(Users { pods, ..Users::default() })
             }
             Object::Volume(volume) => {
                 let Some(key) = claim_of_volume(volume) else { return Ok(Users::default()) };
-                let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+                let api: Api<PersistentVolumeClaim> = Api::namespaced(client, &key.namespace);
                 let claim = api.get_opt(&key.name).await;
                 let claim = claim.map_err(ControllerError::api("look for PersistentVolumeClaim", &key))?;
                 Ok(Users { claims: claim.into_iter().map(Arc::new).collect(), ..Users::default() })
             }
             Object::Class(_) => Ok(Users {
-                claims: list(Api::all(self.client.clone())).await?,
-                volumes: list(Api::all(self.client.clone())).await?,
+                claims: list(Api::all(client.clone())).await?,
+                volumes: list(Api::all(client)).await?,
                 ..Users::default()
             }),
         }
     }
 
     async fn write(&self, object: &Object, finalizers: &[String]) -> Result<(), ControllerError> {
-        let (client, meta) = (self.client.clone(), object.meta());
+        let (client, meta) = (self.client_for(object), object.meta());
         match object {
             Object::Claim(_) => {
                 let namespace = meta.namespace.as_deref().unwrap_or_default();

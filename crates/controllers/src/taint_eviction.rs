@@ -44,9 +44,10 @@ pub(crate) fn start(parts: &mut Parts) {
         move |change| wake(change, &nodes, &queue)
     });
     let ready = vec![synced(&nodes), synced(&pods)];
+    let client = parts.client_as("node-controller");
     let controller = Arc::new(TaintEviction {
-        client: parts.client.clone(),
-        recorder: EventRecorder::new(parts.client.clone(), "taint-eviction-controller", ""),
+        client: client.clone(),
+        recorder: EventRecorder::new(client, "taint-eviction-controller", ""),
         nodes,
         pods,
         noticed: Mutex::default(),

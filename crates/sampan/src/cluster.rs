@@ -1,6 +1,9 @@
 //! What is decided once for a cluster and then stays: its name on this machine, its address ranges, the node's name.
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::time::Duration;
 
 use sampan_network::{Ipv4Cidr, NetworkConfig};
 use serde::{Deserialize, Serialize};
@@ -22,6 +25,40 @@ pub(crate) struct Cluster {
     pub(crate) node_name: String,
     pub(crate) pod_cidr: Ipv4Cidr,
     pub(crate) service_cidr: Ipv4Cidr,
+}
+
+/// Held from the search for free ranges until the network has links in them, so that two clusters that start on one machine
+/// in the same moment do not find the same ranges free.
+///
+/// A name in the abstract namespace of sockets is a lock with just the scope that ranges have, the network namespace, and
+/// it goes with its process. Anybody may hold that name: after [`Deciding::PATIENCE`] the start goes on without.
+pub(crate) struct Deciding {
+    _name: Option<UnixListener>,
+}
+
+impl Deciding {
+    const NAME: &str = "sampan/deciding-ranges";
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+    /// Waits for its turn.
+    pub(crate) async fn begin() -> Result<Self, Failure> {
+        let address = SocketAddr::from_abstract_name(Self::NAME)?;
+        let taken = async {
+            loop {
+                match UnixListener::bind_addr(&address) {
+                    Ok(name) => return Some(name),
+                    Err(e) if e.kind() != std::io::ErrorKind::AddrInUse => return None,
+                    Err(_) => tokio::time::sleep(Self::LOOK_AGAIN).await,
+                }
+            }
+        };
+        let name = tokio::time::timeout(Self::PATIENCE, taken).await.ok().flatten();
+        if name.is_none() {
+            tracing::warn!("somebody else has been deciding ranges for long; going on");
+        }
+        Ok(Self { _name: name })
+    }
 }
 
 impl Cluster {
@@ -127,5 +164,16 @@ mod tests {
         assert_eq!(name_of(Path::new(DEFAULT_DATA)), "sampan");
         assert_ne!(name_of(Path::new("/a")), name_of(Path::new("/b")));
         assert_eq!(name_of(Path::new("/a")).len(), 8);
+    }
+
+    #[tokio::test]
+    async fn one_decides_after_the_other() {
+        let first = Deciding::begin().await.expect("a turn");
+        assert!(first._name.is_some());
+        let mut second = std::pin::pin!(Deciding::begin());
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
+        assert!(early.is_err(), "the second waits");
+        drop(first);
+        assert!(second.await.expect("a turn")._name.is_some());
     }
 }

@@ -24,7 +24,7 @@ use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cluster::{Cluster, DOMAIN};
+use crate::cluster::{Cluster, DOMAIN, Deciding};
 use crate::connector::{HostNames, LocalNode};
 use crate::paths::Paths;
 use crate::{Failure, UpArgs, chain};
@@ -118,6 +118,7 @@ impl Platform {
     async fn start(args: &UpArgs, paths: &Paths, listener: TcpListener) -> Result<Self, Failure> {
         let bound = listener.local_addr()?;
         let store = EmbeddedStore::open(&paths.store(), EmbeddedOptions::default())?;
+        let deciding = Deciding::begin().await?;
         let cluster = Cluster::decide(paths, args).await?;
         let pki = Arc::new(Pki::open(&paths.pki())?);
         let store = args.access.seal(store, paths)?;
@@ -125,6 +126,7 @@ impl Platform {
         let node_address = machine_address().unwrap_or(gateway);
 
         let network = Network::start(cluster.network(paths, node_address)).await?;
+        drop(deciding);
         let gateway = network.gateway();
         let server = ApiServer::start_with(
             store.clone(),
@@ -151,8 +153,9 @@ impl Platform {
         let kubeconfig = args.kubeconfig.clone().unwrap_or_else(|| paths.kubeconfig());
         write_kubeconfig(&pki, &kubeconfig, bound)?;
 
-        let client = |name: &str, groups: &[&str], agent| {
-            sampan_client::in_process(InProcess::new(server.clone(), User::known(name, groups), agent))
+        let connected = server.clone();
+        let client = move |name: &str, groups: &[&str], agent| {
+            sampan_client::in_process(InProcess::new(connected.clone(), User::known(name, groups), agent))
         };
         // One copy of every kind for all parts of the process; what each may write is its own identity's matter.
         let informers = Informers::new(client("system:sampan", &["system:masters"], "sampan"));
@@ -190,7 +193,7 @@ impl Platform {
             }
         });
         let controllers = sampan_controllers::start(
-            client("system:kube-controller-manager", &[], "kube-controller-manager"),
+            move |name, groups| client(name, groups, "kube-controller-manager"),
             informers.clone(),
             sampan_controllers::Config { ca_pem: pki.ca_pem().to_owned() },
         );

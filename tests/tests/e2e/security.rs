@@ -117,3 +117,56 @@ fn a_container_is_confined() {
     // Descriptors of ours would be a way out.
     assert_eq!(space.exec("p", "ls /proc/1/fd | tr '\\n' ' '").ok(), "0 1 2 ");
 }
+
+#[test]
+fn a_loop_may_do_what_its_role_allows_and_no_more() {
+    let cluster = Cluster::start();
+    let role = "clusterrole/system:controller:replicaset-controller";
+    let rules = |change: serde_json::Value| {
+        cluster.kubectl(&["patch", role, "--type=json", "--patch", &json!([change]).to_string()]).ok()
+    };
+    let about_pods = cluster.kubectl(&["get", role, "--output=json"]).json()["rules"][2].clone();
+    assert_eq!(about_pods["resources"], json!(["pods"]));
+    rules(json!({"op": "remove", "path": "/rules/2"}));
+    cluster.kubectl(&["create", "deployment", "web", "--image=busybox:1"]).ok();
+    let get = ["get", "events", "--output=custom-columns=MESSAGE:.message"];
+    let refused =
+        r#"User "system:serviceaccount:kube-system:replicaset-controller" cannot create resource "pods""#;
+    sampan_tests::eventually("the loop is refused by its name", || {
+        let seen = cluster.kubectl(&get).ok();
+        sampan_tests::check(seen.contains(refused), seen)
+    });
+    rules(json!({"op": "add", "path": "/rules/-", "value": about_pods}));
+    sampan_tests::eventually("the loop goes on when it may again", || {
+        let seen = cluster.kubectl(&["get", "pods", "--output=name"]).ok();
+        sampan_tests::check(seen.contains("pod/web-"), seen)
+    });
+}
+
+#[test]
+fn an_expired_bootstrap_token_goes() {
+    let cluster = Cluster::shared();
+    let end = |seconds: i64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+        let at = jiff::Timestamp::from_second(now.as_secs().cast_signed() + seconds).expect("a time");
+        at.to_string()
+    };
+    let token = |id: &str, expiration: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+            "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+            "stringData": {"token-id": id, "token-secret": "0123456789abcdef", "expiration": expiration},
+        })
+        .to_string()
+    };
+    for (id, seconds) in [("short0", 3), ("long00", 3600)] {
+        cluster.kubectl_with(&["create", "-f", "-"], &token(id, &end(seconds))).ok();
+    }
+    let secrets = ["get", "secrets", "--namespace=kube-system", "--output=name"];
+    sampan_tests::eventually("the expired token is gone, and no other", || {
+        let seen = cluster.kubectl(&secrets).ok();
+        assert!(seen.contains("bootstrap-token-long00"), "{seen}");
+        sampan_tests::check(!seen.contains("bootstrap-token-short0"), seen)
+    });
+    cluster.kubectl(&["delete", "secret", "bootstrap-token-long00", "--namespace=kube-system"]).ok();
+}

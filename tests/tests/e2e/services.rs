@@ -79,6 +79,14 @@ fn pods_find_services_by_name() {
         "--output=jsonpath={.spec.clusterIP}",
     ]);
     assert!(lookup.contains(address.ok().trim()), "{lookup}");
+    // Where the service leads is written down in both forms.
+    let of = |resource: &str, path: &str| {
+        let output = format!("--output=jsonpath={path}");
+        space.kubectl(&["get", resource, "kubernetes", "--namespace=default", &output]).ok()
+    };
+    let slice = of("endpointslices", "{.endpoints[0].addresses[0]}:{.ports[0].port}");
+    let endpoints = of("endpoints", "{.subsets[0].addresses[0].ip}:{.subsets[0].ports[0].port}");
+    assert!(slice.len() > ":0".len() && slice == endpoints, "{slice} and {endpoints}");
     space.exec("client", "nslookup nosuch.names.svc.cluster.local").fails();
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{GROUP, availability};
 use crate::auth::{MASTERS, User};
-use crate::bootstrap::create;
+use crate::bootstrap::{AUTHENTICATION, create};
 use crate::delete::DeleteOptions;
 use crate::pki::{FRONT_PROXY_CLIENT, Pki};
 use crate::server::{ApiServer, StartError};
@@ -41,9 +41,6 @@ const PRIORITIES: &[(&str, i64, i64)] = &[
 ];
 /// Importance of a group the table does not know: that of a custom resource's.
 const OTHER: (i64, i64) = (1000, 100);
-/// Where extension servers look for the authorities.
-const CONFIG_MAP: &str = "extension-apiserver-authentication";
-const READER: &str = "extension-apiserver-authentication-reader";
 
 /// Label of what is registered here: `onstart` for built-in versions, `true` for those of custom resources, which go when
 /// their definitions do.
@@ -75,14 +72,6 @@ fn local_service(group: &str, version: &str, built_in: bool) -> Option<Value> {
 /// Writes all of it and begins to keep the conditions.
 pub(crate) async fn bootstrap(server: &Arc<ApiServer>, pki: &Pki) -> Result<(), StartError> {
     publish_authorities(server, pki).await?;
-    let role = json!({
-        "metadata": {"name": READER, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
-        "rules": [{
-            "verbs": ["get", "list", "watch"], "apiGroups": [""], "resources": ["configmaps"],
-            "resourceNames": [CONFIG_MAP],
-        }],
-    });
-    create(server, "rbac.authorization.k8s.io", "roles", "kube-system", role).await?;
     register(server).await?;
     tokio::spawn(availability::keep(Arc::downgrade(server)));
     Ok(())
@@ -125,7 +114,7 @@ async fn publish_authorities(server: &Arc<ApiServer>, pki: &Pki) -> Result<(), S
         "requestheader-group-headers": list("X-Remote-Group"),
         "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
     });
-    let map = json!({"metadata": {"name": CONFIG_MAP}, "data": data});
+    let map = json!({"metadata": {"name": AUTHENTICATION}, "data": data});
     if create(server, "", "configmaps", "kube-system", map).await? {
         return Ok(());
     }
@@ -133,10 +122,10 @@ async fn publish_authorities(server: &Arc<ApiServer>, pki: &Pki) -> Result<(), S
     let kind =
         kind.ok_or_else(|| StartError::Config("there is no kind configmaps in the table".to_owned()))?;
     let user = User::known("system:apiserver", &[MASTERS]);
-    let call = WriteCall::internal(&kind, "kube-system", CONFIG_MAP, View::Object, &user);
+    let call = WriteCall::internal(&kind, "kube-system", AUTHENTICATION, View::Object, &user);
     let patch = Change::Merge(json!({"data": data}));
     let written = server.change(&call, &patch, &Strictness::default()).await;
-    written.map(|_| ()).map_err(|e| StartError::Bootstrap(format!("config map {CONFIG_MAP}"), e))
+    written.map(|_| ()).map_err(|e| StartError::Bootstrap(format!("config map {AUTHENTICATION}"), e))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "updat
 /// Both.
 const READ_WRITE: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Looks, and changes what is there.
+const READ_AND_MEND: &[&str] = &["get", "list", "patch", "update", "watch"];
 const ALL: &[&str] = &["*"];
 const CORE: &[&str] = &[""];
 const EVENTS: &[&str] = &["", "events.k8s.io"];
@@ -51,9 +53,11 @@ const fn signer(verb: &'static [&'static str], names: &'static [&'static str]) -
 /// Events are written by everybody who acts.
 const WRITES_EVENTS: Rule = rule(&["create", "patch", "update"], EVENTS, &["events"]);
 
-/// A cluster role and its binding.
+/// A role and its binding.
 pub(super) struct Role {
     pub(super) name: &'static str,
+    /// Empty: a cluster role, and a binding for the whole cluster.
+    pub(super) namespace: &'static str,
     rules: &'static [Rule],
     /// Addresses that are no resources, for `get`; `*` alone is every address and verb.
     urls: &'static [&'static str],
@@ -65,7 +69,8 @@ pub(super) struct Role {
     pub(super) gathers: bool,
 }
 
-const NOTHING: Role = Role { name: "", rules: &[], urls: &[], subjects: &[], part_of: &[], gathers: false };
+const NOTHING: Role =
+    Role { name: "", namespace: "", rules: &[], urls: &[], subjects: &[], part_of: &[], gathers: false };
 
 const HEALTH: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
 
@@ -451,28 +456,34 @@ pub(super) static ROLES: &[Role] = &[
     Role {
         name: "system:volume-scheduler",
         rules: &[
-            rule(&["get", "list", "patch", "update", "watch"], CORE, &["persistentvolumes"]),
+            rule(READ_AND_MEND, CORE, &["persistentvolumes"]),
             rule(READ, &["storage.k8s.io"], &["storageclasses"]),
-            rule(&["get", "list", "patch", "update", "watch"], CORE, &["persistentvolumeclaims"]),
+            rule(READ_AND_MEND, CORE, &["persistentvolumeclaims"]),
         ],
         subjects: &[("User", "system:kube-scheduler")],
         ..NOTHING
     },
     Role {
-        // All loops of the process act as this user, and one of them deletes whatever owners leave behind, in every group.
+        // What the process of the loops does itself; each loop has a role of its own below.
         name: "system:kube-controller-manager",
-        rules: &[rule(ALL, ALL, ALL)],
-        urls: &["/api", "/api/*", "/apis", "/apis/*"],
+        rules: &[
+            rule(READ, ALL, ALL),
+            rule(&["create"], CORE, &["serviceaccounts", "serviceaccounts/token"]),
+            rule(&["delete", "update"], CORE, &["secrets", "serviceaccounts"]),
+            rule(&["create", "get", "update"], &["coordination.k8s.io"], &["leases"]),
+            rule(&["create"], &["authentication.k8s.io"], &["tokenreviews"]),
+            rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+            WRITES_EVENTS,
+        ],
         subjects: &[("User", "system:kube-controller-manager")],
         ..NOTHING
     },
-    // The loops of this process act as the user above; these roles say what each of them needs, for loops that run
-    // elsewhere, by the name of their service account.
+    // A loop acts as the service account after which its role is named.
     Role {
         name: "system:controller:deployment-controller",
         subjects: &[("ServiceAccount", "deployment-controller")],
         rules: &[
-            rule(&["get", "list", "update", "watch"], &["apps"], &["deployments"]),
+            rule(READ_AND_MEND, &["apps"], &["deployments"]),
             rule(&["update"], &["apps"], &["deployments/finalizers", "deployments/status"]),
             rule(
                 &["create", "delete", "get", "list", "patch", "update", "watch"],
@@ -556,6 +567,54 @@ pub(super) static ROLES: &[Role] = &[
         ..NOTHING
     },
     Role {
+        name: "system:controller:node-controller",
+        subjects: &[("ServiceAccount", "node-controller")],
+        rules: &[
+            rule(&["delete", "get", "list", "patch", "update"], CORE, &["nodes"]),
+            rule(&["patch", "update"], CORE, &["nodes/status", "pods/status"]),
+            rule(&["delete", "get", "list"], CORE, &["pods"]),
+            rule(&["get"], &["coordination.k8s.io"], &["leases"]),
+            WRITES_EVENTS,
+        ],
+        ..NOTHING
+    },
+    Role {
+        name: "system:controller:resourcequota-controller",
+        subjects: &[("ServiceAccount", "resourcequota-controller")],
+        rules: &[rule(READ, ALL, ALL), rule(&["update"], CORE, &["resourcequotas/status"]), WRITES_EVENTS],
+        ..NOTHING
+    },
+    Role {
+        name: "system:controller:pvc-protection-controller",
+        subjects: &[("ServiceAccount", "pvc-protection-controller")],
+        rules: &[
+            rule(READ_AND_MEND, CORE, &["persistentvolumeclaims"]),
+            rule(READ, CORE, &["pods"]),
+            WRITES_EVENTS,
+        ],
+        ..NOTHING
+    },
+    Role {
+        name: "system:controller:pv-protection-controller",
+        subjects: &[("ServiceAccount", "pv-protection-controller")],
+        rules: &[
+            rule(READ_AND_MEND, CORE, &["persistentvolumes"]),
+            rule(&["get"], CORE, &["persistentvolumeclaims"]),
+            WRITES_EVENTS,
+        ],
+        ..NOTHING
+    },
+    Role {
+        name: "system:controller:volumeattributesclass-protection-controller",
+        subjects: &[("ServiceAccount", "volumeattributesclass-protection-controller")],
+        rules: &[
+            rule(READ_AND_MEND, &["storage.k8s.io"], &["volumeattributesclasses"]),
+            rule(READ, CORE, &["persistentvolumeclaims", "persistentvolumes"]),
+            WRITES_EVENTS,
+        ],
+        ..NOTHING
+    },
+    Role {
         name: "system:controller:certificate-controller",
         subjects: &[("ServiceAccount", "certificate-controller")],
         rules: &[
@@ -584,8 +643,25 @@ pub(super) static ROLES: &[Role] = &[
         ],
         ..NOTHING
     },
+    Role {
+        name: "system:controller:token-cleaner",
+        namespace: "kube-system",
+        subjects: &[("ServiceAccount", "token-cleaner")],
+        rules: &[rule(&["delete", "get", "list", "watch"], CORE, &["secrets"]), WRITES_EVENTS],
+        ..NOTHING
+    },
+    Role {
+        // For extension servers, whose packages bind it to themselves.
+        name: "extension-apiserver-authentication-reader",
+        namespace: "kube-system",
+        subjects: &[("User", "system:kube-controller-manager"), ("User", "system:kube-scheduler")],
+        rules: &[Rule { names: &[AUTHENTICATION], ..rule(READ, CORE, &["configmaps"]) }],
+        ..NOTHING
+    },
 ];
 
+/// Where extension servers look for the authorities they are to believe.
+pub(crate) const AUTHENTICATION: &str = "extension-apiserver-authentication";
 /// The role of nodes.
 pub(super) const NODE: &str = "system:node";
 /// Machines that come with a token this program has made for new nodes.
@@ -623,8 +699,17 @@ impl Role {
         rules
     }
 
-    /// The object.
-    pub(super) fn cluster_role(&self) -> Value {
+    /// The names of the two kinds in addresses: of the role and of its binding.
+    pub(super) fn resources(&self) -> (&'static str, &'static str) {
+        if self.namespace.is_empty() {
+            ("clusterroles", "clusterrolebindings")
+        } else {
+            ("roles", "rolebindings")
+        }
+    }
+
+    /// The role, as an object.
+    pub(super) fn role(&self) -> Value {
         let mut role = json!({"metadata": metadata(self.name), "rules": self.effective()});
         for whole in self.part_of {
             role["metadata"]["labels"][label(whole)] = "true".into();
@@ -636,15 +721,16 @@ impl Role {
         role
     }
 
-    /// The binding.
-    pub(super) fn cluster_role_binding(&self) -> Value {
+    /// The binding, as an object.
+    pub(super) fn binding(&self) -> Value {
         let subject = |(kind, name): &(&str, &str)| match *kind {
             "ServiceAccount" => json!({"kind": kind, "name": name, "namespace": "kube-system"}),
             _ => json!({"kind": kind, "name": name, "apiGroup": GROUP}),
         };
+        let kind = if self.namespace.is_empty() { "ClusterRole" } else { "Role" };
         json!({
             "metadata": metadata(self.name),
-            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": self.name},
+            "roleRef": {"apiGroup": GROUP, "kind": kind, "name": self.name},
             "subjects": self.subjects.iter().map(subject).collect::<Vec<Value>>(),
         })
     }
@@ -677,7 +763,8 @@ mod tests {
     fn the_table_is_sound() {
         let mut names = BTreeSet::new();
         for role in ROLES {
-            assert!(names.insert(role.name), "{} stands twice", role.name);
+            assert!(names.insert((role.namespace, role.name)), "{} stands twice", role.name);
+            assert!(role.namespace.is_empty() || !role.gathers && role.urls.is_empty(), "{}", role.name);
             assert!(role.gathers || !(role.rules.is_empty() && role.urls.is_empty()), "{}", role.name);
             for whole in role.part_of {
                 assert!(ROLES.iter().any(|role| role.name == *whole && role.gathers), "{whole}");
@@ -700,7 +787,7 @@ mod tests {
         ];
         for (verb, resource, group, expected) in rows {
             let found = ["admin", "edit", "view"].map(|name| {
-                let rules = rules_in(&role(name).cluster_role());
+                let rules = rules_in(&role(name).role());
                 rules.iter().any(|rule| rule.allows(&Attributes { group, ..question(verb, resource) }))
             });
             assert_eq!(found, expected, "{verb} {resource}");

@@ -134,6 +134,9 @@ async fn a_start_brings_back_what_roles_have_lost() {
     let mine = json!({"metadata": {"annotations": {"rbac.authorization.kubernetes.io/autoupdate": "false"}}, "rules": []});
     world.patch(&format!("{ROLES}/system:node-proxier"), MERGE, &mine).await.expect(200);
     world.delete(&format!("{ROLES}/system:discovery")).await.expect(200);
+    let cleaner =
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/system:controller:token-cleaner";
+    world.delete(cleaner).await.expect(200);
     world
         .patch(&format!("{BINDINGS}/system:monitoring"), MERGE, &json!({"subjects": null}))
         .await
@@ -162,6 +165,8 @@ async fn a_start_brings_back_what_roles_have_lost() {
     let proxier = world.get(&format!("{ROLES}/system:node-proxier")).await.expect(200);
     assert_eq!(proxier["rules"].as_array().map_or(0, Vec::len), 0, "{proxier}");
     world.get(&format!("{ROLES}/system:discovery")).await.expect(200);
+    let of_namespace = world.get(cleaner).await.expect(200);
+    assert_eq!(of_namespace["rules"][0]["resources"], json!(["secrets"]));
     let monitoring = world.get(&format!("{BINDINGS}/system:monitoring")).await.expect(200);
     assert_eq!(monitoring["subjects"][0]["name"], "system:monitoring");
     // A third start has nothing to write.

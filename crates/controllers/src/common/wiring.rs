@@ -9,15 +9,32 @@ use futures::future::BoxFuture;
 use sampan_client::{Change, Changes, Informer, Informers, ObjectKey, Queue, Requeue, run_controller};
 use tokio::task::JoinSet;
 
+/// Makes a client that acts as the user of a name, who is in the groups.
+pub(crate) type Connect = Box<dyn Fn(&str, &[&str]) -> kube::Client + Send>;
+
 /// What every controller is built from.
 pub(crate) struct Parts {
-    pub(crate) client: kube::Client,
+    /// Makes a client that acts as the user it is given the name of.
+    pub(crate) connect: Connect,
     pub(crate) informers: Informers,
     /// The tasks of all controllers; dropping them ends the controllers.
     pub(crate) tasks: JoinSet<()>,
 }
 
 impl Parts {
+    /// A client that acts as the process of all loops.
+    pub(crate) fn manager(&self) -> kube::Client {
+        (self.connect)("system:kube-controller-manager", &[])
+    }
+
+    /// A client that acts as the service account `account` of `kube-system`, which no pod needs to exist for: a loop may do
+    /// what the role `system:controller:ACCOUNT` allows, and the audit log says which loop it was. Upstream does the same
+    /// with `--use-service-account-credentials`.
+    pub(crate) fn client_as(&self, account: &str) -> kube::Client {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        (self.connect)(&format!("system:serviceaccount:kube-system:{account}"), &groups)
+    }
+
     /// Calls `wake` for every change.
     pub(crate) fn on_change<K>(
         &mut self,
