@@ -146,3 +146,48 @@ fn volumes_go_with_the_pod() {
         check(!pods.join(&uid).exists(), format!("there is {}", pods.join(&uid).display()))
     });
 }
+
+#[test]
+fn a_claim_that_is_going_is_given_to_nobody_more() {
+    let space = Namespace::new("claims");
+    let directory = space.cluster().scratch().join("claimed");
+    let size = json!({"storage": "1Mi"});
+    let modes = json!(["ReadWriteOnce"]);
+    space
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "claimed"},
+            "spec": {
+                "capacity": size, "accessModes": modes, "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": directory},
+                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "claims", "name": "c"},
+            },
+        }))
+        .ok();
+    space
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+            "spec": {
+                "accessModes": modes, "storageClassName": "", "volumeName": "claimed",
+                "resources": {"requests": size},
+            },
+        }))
+        .ok();
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    // Past the scheduler, which would not place a pod whose claim is going.
+    let spec = json!({"volumes": volumes, "nodeName": "node-1"});
+    space.pod_with("first", "echo kept > /v/file; sleep 1000", mounts("v"), spec.clone());
+    space.wait_ready("first");
+    space.kubectl(&["delete", "persistentvolumeclaim", "c", "--wait=false"]).ok();
+    space.pod_with("late", "sleep 1000", mounts("v"), spec);
+    eventually("the late pod is told why it waits", || {
+        let described = space.kubectl(&["describe", "pod", "late"]).ok();
+        check(described.contains("persistentvolumeclaim \"c\" is being deleted"), described)
+    });
+    assert_eq!(space.exec("first", "cat /v/file").ok(), "kept\n", "who had it keeps it");
+    space.kubectl(&["delete", "pod", "first", "late"]).ok();
+    eventually("the claim goes with its last pod", || {
+        let seen = space.kubectl(&["get", "persistentvolumeclaims", "--output=name"]).ok();
+        check(seen.is_empty(), seen)
+    });
+    space.kubectl(&["delete", "persistentvolume", "claimed"]).ok();
+}

@@ -18,6 +18,11 @@ pub(super) async fn set_up(order: Order<'_>) -> Made {
         true => NodeError::Unusable(format!("persistentvolumeclaim \"{name}\" not found")),
         false => NodeError::api(format!("read persistentvolumeclaim {namespace}/{name}"))(error),
     })?;
+    // A claim stays until its last pod ends; another pod that came in between must not get what is about to go. A pod that has
+    // it already keeps it, also when its volumes are looked at again.
+    if claim.metadata.deletion_timestamp.is_some() && order.path.symlink_metadata().is_err() {
+        return Err(NodeError::Unusable(format!("persistentvolumeclaim \"{name}\" is being deleted")));
+    }
     let Some(volume) = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty()) else {
         return Err(NodeError::Unusable(format!("persistentvolumeclaim \"{name}\" is not bound")));
     };
