@@ -7,16 +7,22 @@
 //! Objects are never parsed for reading. Labels and selectable fields are taken out of the bytes when the first selector
 //! asks for them and kept beside the bytes.
 
+pub(crate) mod joined;
+mod pace;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sampan_store::{Event, KeyValue, Range, Revision, Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::encode;
 use crate::versions::StoredObject;
+use joined::{Joined, Lines, Wish};
+use pace::{Pace, Turn};
 
 /// Events kept per resource: enough for a client that reconnects within seconds of a burst of pods.
 const RING_EVENTS: usize = 8192;
@@ -191,6 +197,8 @@ impl State {
 pub(crate) struct ResourceCache {
     state: RwLock<State>,
     changed: watch::Sender<u64>,
+    pace: Mutex<Pace>,
+    joined: Joined,
 }
 
 /// A consistent list.
@@ -206,16 +214,21 @@ pub(crate) struct Behind;
 impl ResourceCache {
     fn new(forgotten: u64) -> Self {
         let state = State { forgotten, revision: forgotten, ..State::default() };
-        Self { state: RwLock::new(state), changed: watch::channel(forgotten).0 }
+        Self {
+            state: RwLock::new(state),
+            changed: watch::channel(forgotten).0,
+            pace: Mutex::default(),
+            joined: Joined::default(),
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
         // The writer never panics while it holds the lock; a poisoned state would still be complete.
-        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Objects whose keys start with `prefix`, in key order.
@@ -248,7 +261,38 @@ impl ResourceCache {
         Ok((state.events.range(start..).cloned().collect(), state.revision.max(cursor)))
     }
 
-    /// Told the revision of every change.
+    /// The lines somebody else with the same wish has just got. They may end before the newest event.
+    pub(crate) fn joined_lines(&self, wish: Wish<'_>) -> Option<Lines> {
+        self.joined.get(wish)
+    }
+
+    /// Keeps lines for others with the same wish.
+    pub(crate) fn keep_lines(&self, wish: Wish<'_>, lines: Lines) {
+        self.joined.put(wish, lines);
+    }
+
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the watchers, or has them woken when they have rested from the last time.
+    fn announce(self: &Arc<Self>, revision: u64) {
+        let turn = self.pace().changed(Instant::now(), self.changed.receiver_count());
+        match turn {
+            Turn::Now => drop(self.changed.send_replace(revision)),
+            Turn::At(end) => {
+                let resource = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(end).await;
+                    resource.pace().rested(Instant::now());
+                    resource.changed.send_replace(resource.revision());
+                });
+            }
+            Turn::Taken => {}
+        }
+    }
+
+    /// Told a revision after changes, soon after each; what has changed since the last time is in the ring.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -330,24 +374,27 @@ impl WatchCache {
     }
 
     fn apply(&self, events: &[Event], revision: Revision) {
+        let mut touched: Vec<Arc<ResourceCache>> = Vec::new();
         for run in events.chunk_by(|a, b| resource_of(&a.kv.key) == resource_of(&b.kv.key)) {
-            if let Some(first) = run.first() {
-                self.resource(resource_of(&first.kv.key)).apply_all(run.iter());
+            let Some(first) = run.first() else { continue };
+            let resource = self.resource(resource_of(&first.kv.key));
+            resource.apply_all(run.iter());
+            if !touched.iter().any(|known| Arc::ptr_eq(known, &resource)) {
+                touched.push(resource);
             }
         }
         self.progress.send_replace(revision.0);
         // Watchers wake after the whole transaction is visible.
-        for event in events {
-            self.resource(resource_of(&event.kv.key)).changed.send_replace(revision.0);
+        for resource in touched {
+            resource.announce(revision.0);
         }
     }
 
     /// The part of one resource, by its name in keys (`pods`, `deployments.apps`).
     pub(crate) fn resource(&self, name: &str) -> Arc<ResourceCache> {
-        let known =
-            self.resources.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
+        let known = self.resources.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         known.unwrap_or_else(|| {
-            let mut resources = self.resources.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
             resources
                 .entry(name.to_owned())
                 .or_insert_with(|| Arc::new(ResourceCache::new(self.start)))
@@ -357,7 +404,7 @@ impl WatchCache {
 
     /// The part of one resource, if there ever was an object of it. Does not remember names that clients make up.
     pub(crate) fn known(&self, name: &str) -> Option<Arc<ResourceCache>> {
-        self.resources.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned()
+        self.resources.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// The newest revision the cache shows.

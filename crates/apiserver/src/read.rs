@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use sampan_api::registry::{Kind, Stored};
 use sampan_api::selector::{FieldSelector, LabelSelector};
 use sampan_store::{KeyValue, Range, Revision, StoreError};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
+use crate::cache::joined::{self, Lines, Wish};
 use crate::cache::{self, CachedEvent, Item, ResourceCache};
 use crate::error::ApiError;
 use crate::request::Query;
@@ -296,6 +298,7 @@ impl ApiServer {
             Some(_) => query.flag("sendInitialEvents"),
             None => revision.unwrap_or(0) == 0,
         };
+        let deadline = Instant::now() + watch_timeout(query);
         let mut watcher = Watcher {
             server: self.me.clone(),
             registry: matches!(kind.stored_as, Stored::Custom(_)).then(|| self.registry_changed.subscribe()),
@@ -309,10 +312,12 @@ impl ApiServer {
             events: self.metrics.watch_events(kind),
             projection,
             first: true,
-            deadline: Instant::now() + watch_timeout(query),
+            deadline,
             bookmarks: query.flag("allowWatchBookmarks").then(|| Instant::now() + BOOKMARK_EVERY),
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
             finished: false,
         };
+        watcher.set_timer();
         if send_initial {
             // Without a revision the newest state is wanted; revision 0 takes any.
             if revision != Some(0) {
@@ -383,6 +388,8 @@ struct Watcher {
     deadline: Instant,
     /// When the next bookmark is due.
     bookmarks: Option<Instant>,
+    /// Runs until the earlier of both; set anew only when that changes.
+    timer: Pin<Box<Sleep>>,
     finished: bool,
 }
 
@@ -501,13 +508,18 @@ impl Watcher {
         self.projection.frame_of("BOOKMARK", &object)
     }
 
+    /// Whether the watcher gets events as everybody does, if they are in its scope.
+    fn is_plain(&self) -> bool {
+        let as_stored = matches!(self.projection.kind.stored_as, Stored::AsIs);
+        self.selection.is_all() && self.projection.form == Form::Object && as_stored
+    }
+
     /// What an event is for this watcher: an object may enter or leave the selection.
     fn translate(&self, event: &Arc<CachedEvent>) -> Option<Pending> {
         if !self.in_scope(&event.item) {
             return None;
         }
-        let as_stored = matches!(self.projection.kind.stored_as, Stored::AsIs);
-        if self.selection.is_all() && self.projection.form == Form::Object && as_stored {
+        if self.is_plain() {
             return Some(Pending::Event(event.clone()));
         }
         let before = event.previous.as_ref().is_some_and(|item| self.wants(item));
@@ -534,10 +546,47 @@ impl Watcher {
         Ok(translated)
     }
 
-    /// Moves the cursor to the end of the ring.
+    /// What others with the same wish may have got before; nobody else watches just this object.
+    fn wish(&self) -> Option<Wish<'_>> {
+        let protobuf = self.projection.encoding == Encoding::Protobuf;
+        (self.is_plain() && !self.exact_key).then_some(Wish {
+            cursor: self.cursor,
+            prefix: &self.prefix,
+            protobuf,
+        })
+    }
+
+    /// The lines of events in one piece, if they are few enough, and kept for others.
+    fn join(&self, events: &[Arc<CachedEvent>], reached: u64) -> Option<Lines> {
+        let wish = self.wish()?;
+        let mine = || events.iter().filter(|event| self.in_scope(&event.item));
+        let size: usize = mine().map(|event| event.item.bytes.len()).sum();
+        if size == 0 || size > joined::MAX {
+            return None;
+        }
+        let lines: Vec<Bytes> = mine().map(|event| self.plain_line(event)).collect();
+        let bytes = if let [only] = &lines[..] { only.clone() } else { Bytes::from(lines.concat()) };
+        let lines = Lines { bytes, count: lines.len() as u64, reached };
+        self.resource.keep_lines(wish, lines.clone());
+        Some(lines)
+    }
+
+    fn push_lines(&mut self, lines: Lines) {
+        self.events.fetch_add(lines.count, Ordering::Relaxed);
+        self.pending.push_back(Pending::Line(lines.bytes));
+        self.cursor = lines.reached;
+    }
+
+    /// Moves the cursor towards the end of the ring; without anything to send then, it is there.
     async fn collect(&mut self) {
+        if let Some(lines) = self.wish().and_then(|wish| self.resource.joined_lines(wish)) {
+            return self.push_lines(lines);
+        }
         match self.resource.events_after(self.cursor) {
             Ok((events, reached)) => {
+                if let Some(lines) = self.join(&events, reached) {
+                    return self.push_lines(lines);
+                }
                 let translated = if self.selection.is_by_version() {
                     self.translate_by_version(&events).await
                 } else {
@@ -575,10 +624,9 @@ impl Watcher {
             if !self.pending.is_empty() {
                 continue;
             }
-            let wake = self.bookmarks.map_or(self.deadline, |bookmark| bookmark.min(self.deadline));
             tokio::select! {
                 changed = self.changed.changed() => self.finished = changed.is_err(),
-                () = tokio::time::sleep_until(wake) => self.timer(),
+                () = &mut self.timer => self.time_is_up(),
                 () = changed_registry(&mut self.registry) => self.finished = !self.is_served(),
             }
         }
@@ -599,7 +647,12 @@ impl Watcher {
         chunk.into()
     }
 
-    fn timer(&mut self) {
+    fn set_timer(&mut self) {
+        let wake = self.bookmarks.map_or(self.deadline, |bookmark| bookmark.min(self.deadline));
+        self.timer.as_mut().reset(wake);
+    }
+
+    fn time_is_up(&mut self) {
         let now = Instant::now();
         if now >= self.deadline {
             self.finished = true;
@@ -608,6 +661,7 @@ impl Watcher {
             if self.cursor > 0 {
                 self.push(Pending::Line(self.bookmark(self.cursor, None)));
             }
+            self.set_timer();
         }
     }
 }

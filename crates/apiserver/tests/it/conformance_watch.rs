@@ -128,3 +128,49 @@ async fn watchers_agree_on_the_order() {
     };
     futures::join!(reader, writer("a"), writer("b"), writer("c"));
 }
+
+/// So many that they rest between wake-ups and get their lines joined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_misses_nothing() {
+    const WATCHERS: usize = 80;
+    const WRITES: u32 = 40;
+    let world = World::new().await;
+    world.post("/api/v1/namespaces", &json!({"metadata": {"name": "other"}})).await.expect(201);
+    let other = "/api/v1/namespaces/other/configmaps";
+    world.post(MAPS, &map("a", "a")).await.expect(201);
+    let made = world.post(other, &map("b", "b")).await.expect(201);
+    let from = made["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
+    let scopes = [(MAPS, &["a"][..]), (other, &["b"]), ("/api/v1/configmaps", &["a", "b"])];
+    let mut crowd = Vec::new();
+    for (path, names) in scopes {
+        for _ in 0..WATCHERS {
+            crowd.push((names, world.watch(&format!("{path}?resourceVersion={from}")).await));
+        }
+    }
+    let writes = async {
+        for n in 1..=WRITES {
+            let patch = json!({"data": {"n": n.to_string()}});
+            for path in [format!("{MAPS}/a"), format!("{other}/b")] {
+                world.patch(&path, MERGE, &patch).await.expect(200);
+            }
+        }
+    };
+    let reads = async {
+        // Others than ours may lie in the namespaces as well.
+        for (names, watching) in &mut crowd {
+            let mut seen = Vec::new();
+            while seen.len() < names.len() * WRITES as usize {
+                let event = watching.next().await;
+                let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                if ["a", "b"].contains(&name.as_str()) {
+                    seen.push((name, event["object"]["data"]["n"].as_str().unwrap_or_default().to_owned()));
+                }
+            }
+            let expected: Vec<(String, String)> = (1..=WRITES)
+                .flat_map(|n| names.iter().map(move |name| ((*name).to_owned(), n.to_string())))
+                .collect();
+            assert_eq!(seen, expected);
+        }
+    };
+    futures::join!(writes, reads);
+}
