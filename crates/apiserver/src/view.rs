@@ -108,7 +108,8 @@ impl View {
         let mut new = old.clone();
         match self {
             Self::Object | Self::Binding => {}
-            Self::Status => {
+            // Of an approval, the row of the kind keeps what is none of its business.
+            Self::Status | Self::Approval => {
                 if !kind.status_keeps_metadata {
                     copy_metadata(&mut new, &document);
                 }
@@ -121,13 +122,6 @@ impl View {
             Self::Finalize => copy_field(&mut new["spec"], &document["spec"], "finalizers"),
             Self::EphemeralContainers => {
                 copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
-            }
-            Self::Approval => {
-                copy_metadata(&mut new, &document);
-                if !new["status"].is_object() {
-                    new["status"] = json!({});
-                }
-                copy_field(&mut new["status"], &document["status"], "conditions");
             }
             Self::Resize => {
                 for list in ["containers", "initContainers"] {

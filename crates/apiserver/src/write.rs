@@ -346,6 +346,7 @@ impl ApiServer {
         (kind.strategy.default)(&mut object);
         let admission = Admission::of(self, call, Operation::Create, None);
         let held = admission::mutate(&admission, &mut object).await?;
+        (kind.strategy.set_requester)(&mut object, call.user.requester());
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
         errors.extend((kind.strategy.validate)(&object));
@@ -533,8 +534,11 @@ impl ApiServer {
         if call.view == View::Object && kind.has(Subresource::Status) {
             copy_field(&mut new, &old, "status");
         }
-        if call.view == View::Object {
-            (kind.strategy.prepare_update)(&mut new, &old);
+        match call.view {
+            View::Object => (kind.strategy.prepare_update)(&mut new, &old),
+            View::Status => (kind.strategy.prepare_status)(&mut new, &old, call.now),
+            View::Approval => (kind.strategy.prepare_approval)(&mut new, &old, call.now),
+            _ => {}
         }
         kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
@@ -542,13 +546,12 @@ impl ApiServer {
         let held = admission::mutate(&admission, &mut new).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
         errors.extend(metadata::validate_update(&new, &old));
-        if call.view != View::Status {
-            errors.extend((kind.strategy.validate)(&new));
-        }
         errors.extend(kind.schema.validate(&new, Some(&old)));
-        if call.view == View::Status {
-            errors.extend((kind.strategy.validate_status)(&new, &old));
-        }
+        errors.extend(match call.view {
+            View::Status => (kind.strategy.validate_status)(&new, &old),
+            View::Approval => (kind.strategy.validate_approval)(&new, &old),
+            _ => (kind.strategy.validate)(&new),
+        });
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }

@@ -41,6 +41,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
         validate,
         validate_update,
         validate_status: |new, _| validate_stored_versions(new),
+        ..Strategy::PLAIN
     },
     ..Row::PLAIN
 };

@@ -23,6 +23,7 @@ mod operations;
 mod outside;
 mod protocol;
 mod secrecy;
+mod signing;
 mod webhooks;
 mod wire;
 mod world;
