@@ -179,6 +179,7 @@ impl ApiServer {
             }
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
+        crate::flow::upkeep::follow(&server).await;
         crate::custom::follow(&server).await;
         crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)

@@ -17,6 +17,7 @@ mod conformance_webhooks;
 mod custom;
 mod documents;
 mod every_kind;
+mod fairness;
 mod identity;
 mod nodes;
 mod operations;
