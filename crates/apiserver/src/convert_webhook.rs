@@ -82,7 +82,12 @@ fn questions(waiting: &[usize], objects: &[Value]) -> Vec<Vec<usize>> {
 fn failure(object: Option<&Value>, why: &str) -> ApiError {
     let text = |field: &str| object.and_then(|o| o[field].as_str()).unwrap_or_default();
     let message = format!("conversion webhook for {}, Kind={} {why}", text("apiVersion"), text("kind"));
-    tracing::warn!(%message, "conversion failed");
+    tracing::warn!(
+        error = message,
+        api_version = text("apiVersion"),
+        kind = text("kind"),
+        "conversion failed"
+    );
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
 }
 

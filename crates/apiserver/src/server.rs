@@ -42,7 +42,7 @@ use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
-use crate::{discovery, openapi};
+use crate::{access_log, discovery, openapi};
 
 /// Larger request bodies are refused, as upstream does.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -253,29 +253,43 @@ impl ApiServer {
         result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
-    /// Finds out who sends the request, and writes down what becomes of it.
+    /// Finds out who sends the request, and tells the log what became of it.
     async fn answer(
         self: Arc<Self>,
         request: Request<ApiBody>,
         info: RequestInfo,
         peer: Option<User>,
     ) -> Result<ApiResponse, ApiError> {
+        let begun = Instant::now();
         let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
         let sender = self.authenticate(request.headers(), certificate.as_deref(), &info, peer).await;
         let acting = sender.clone().and_then(|sender| self.impersonate(request.headers(), sender));
+        let result = self.recorded(request, &info, sender, &acting).await;
+        access_log::tell(&info, acting.as_ref().ok().map(|(user, _)| user), &result, begun.elapsed());
+        result
+    }
+
+    /// Lets the request in, and the audit log know.
+    async fn recorded(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        sender: Result<User, ApiError>,
+        acting: &Result<(User, bool), ApiError>,
+    ) -> Result<ApiResponse, ApiError> {
         let Some(audit) = &self.audit else {
-            let (user, _) = acting?;
-            return self.admit(request, &info, &user, &mut None).await;
+            let (user, _) = acting.as_ref().map_err(Clone::clone)?;
+            return self.admit(request, info, user, &mut None).await;
         };
         let sender = sender.unwrap_or_else(|_| User::unknown());
         let other = acting.as_ref().ok().filter(|(_, impersonated)| *impersonated).map(|(user, _)| user);
-        let mut record = audit.received(&request, &info, &sender, other);
-        let result = match &acting {
-            Ok((user, _)) => self.admit(request, &info, user, &mut record).await,
+        let mut record = audit.received(&request, info, &sender, other);
+        let result = match acting {
+            Ok((user, _)) => self.admit(request, info, user, &mut record).await,
             Err(error) => Err(error.clone()),
         };
         match record {
-            Some(record) => Ok(record.answered(&info, result).await),
+            Some(record) => Ok(record.answered(info, result).await),
             None => result,
         }
     }

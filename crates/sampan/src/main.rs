@@ -7,6 +7,7 @@ mod cluster;
 mod connector;
 mod down;
 mod image;
+mod log;
 mod paths;
 mod up;
 
@@ -15,7 +16,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 /// A container platform in one binary.
 #[derive(Parser)]
@@ -73,6 +73,9 @@ struct UpArgs {
     /// What is logged to standard error: error, warn, info, debug, trace, or per part like `info,sampan_node=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
+    /// What a line of the log looks like.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    logging_format: log::Format,
 }
 
 #[derive(Args)]
@@ -157,9 +160,12 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    let log = if let Verb::Up(args) = &cli.verb { args.log.clone() } else { "warn".to_owned() };
-    if let Err(error) = start_log(&log) {
-        eprintln!("error: --log {log}: {error}");
+    let (filter, format) = match &cli.verb {
+        Verb::Up(args) => (args.log.as_str(), args.logging_format),
+        _ => ("warn", log::Format::Text),
+    };
+    if let Err(error) = log::start(filter, format) {
+        eprintln!("error: --log {filter}: {error}");
         return ExitCode::from(2);
     }
     let result = match cli.verb {
@@ -174,18 +180,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_log(filter: &str) -> Result<(), Failure> {
-    // The netlink library warns of every answer that says "no such link", which is how one asks whether a link exists.
-    let quiet =
-        if filter.contains("nlink") { String::new() } else { ",nlink=error,hickory_server=warn".to_owned() };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init()
 }
 
 /// An error with all its causes, each said once.

@@ -238,7 +238,15 @@ impl Webhooks {
                 if webhook.fails_closed {
                     return Err(ApiError::internal(message));
                 }
-                tracing::warn!(%message, "a webhook that fails open");
+                tracing::warn!(
+                    webhook = webhook.name,
+                    operation = request.operation.as_str(),
+                    resource = &*request.kind.plural,
+                    namespace = request.namespace,
+                    name = request.name,
+                    error = message,
+                    "a webhook that fails open"
+                );
                 Ok(None)
             }
         }
