@@ -20,6 +20,7 @@ use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
 use crate::aggregation::Aggregator;
@@ -40,6 +41,7 @@ use crate::outbound::{Outbound, Resolver};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
+use crate::traces::{self, exporter::Counts as TraceCounts, part};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
 use crate::{access_log, discovery, openapi};
@@ -72,6 +74,8 @@ pub struct Access {
     pub authentication: Authentication,
     /// The audit log.
     pub audit: Option<Arc<Audit>>,
+    /// What became of traces, for metrics.
+    pub traces: Option<Arc<TraceCounts>>,
 }
 
 /// The API server.
@@ -88,6 +92,7 @@ pub struct ApiServer {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) authenticators: Authenticators,
     audit: Option<Arc<Audit>>,
+    traces: Option<Arc<TraceCounts>>,
     pub(crate) allocator: Arc<Allocator>,
     /// Who may charge the quotas of a namespace now.
     pub(crate) quota_turns: Turns,
@@ -162,6 +167,7 @@ impl ApiServer {
             tokens,
             authenticators,
             audit: access.audit,
+            traces: access.traces,
             allocator: Allocator::new(range),
             metrics,
             health: Health::default(),
@@ -247,7 +253,7 @@ impl ApiServer {
         } else {
             // A write does not end half-way because its client went away: what it holds belongs to what it stores. A
             // defect in one write is also no more than the failure of that write.
-            let task = tokio::spawn(answer);
+            let task = tokio::spawn(answer.instrument(traces::current()));
             task.await.unwrap_or_else(|e| Err(ApiError::internal(format!("the request failed: {e}"))))
         };
         result.unwrap_or_else(|error| respond::error_in(encoding, &error))
@@ -264,7 +270,10 @@ impl ApiServer {
         let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
         let sender = self.authenticate(request.headers(), certificate.as_deref(), &info, peer).await;
         let acting = sender.clone().and_then(|sender| self.impersonate(request.headers(), sender));
-        let result = self.recorded(request, &info, sender, &acting).await;
+        // Whose trace it is depends on who sends it, so the span is made now, for what has begun before.
+        let span = traces::request(&request, &info, sender.as_ref().ok(), begun.elapsed());
+        let result = self.recorded(request, &info, sender, &acting).instrument(span.clone()).await;
+        traces::answered(&span, &result);
         access_log::tell(&info, acting.as_ref().ok().map(|(user, _)| user), &result, begun.elapsed());
         result
     }
@@ -321,7 +330,7 @@ impl ApiServer {
         let permit = if info.verb != "watch" && is_long_running(info) {
             None
         } else {
-            Some(self.flow.acquire(user, info).await?)
+            Some(self.flow.acquire(user, info).instrument(part!("wait for a seat")).await?)
         };
         let authorized = self.authorize(user, info);
         if let Some(record) = record {
@@ -412,6 +421,9 @@ impl ApiServer {
         self.metrics.render(&mut out);
         self.flow.render(&mut out);
         out.extend(self.audit.as_ref().map(|audit| audit.metrics()));
+        if let Some(traces) = &self.traces {
+            traces.render(&mut out);
+        }
         out
     }
 

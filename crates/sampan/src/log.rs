@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
+use sampan_apiserver::{SpanLayer, TRACE_TARGET};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -34,10 +35,20 @@ pub(crate) enum Format {
 /// asks whether a link exists.
 const QUIET: &[(&str, &str)] = &[("nlink", "error"), ("hickory_server", "warn")];
 
-/// Begins to log for the whole process.
-pub(crate) fn start(filter: &str, format: Format) -> Result<(), Failure> {
-    let lines = lines(format, std::io::stderr).with_filter(read_filter(filter)?);
-    tracing_subscriber::registry().with(lines).try_init()?;
+/// Begins to log for the whole process, and to tell of traces if somebody wants to hear of them.
+pub(crate) fn start(filter: &str, format: Format, traces: Option<SpanLayer>) -> Result<(), Failure> {
+    let filter = read_filter(filter)?;
+    match traces {
+        Some(traces) => {
+            let lines = lines(format, std::io::stderr).with_filter(filter);
+            tracing_subscriber::registry().with(lines).with(traces.filtered()).try_init()?;
+        }
+        // One filter for the whole process costs less than one per layer.
+        None => {
+            let lines = lines(format, std::io::stderr);
+            tracing_subscriber::registry().with(lines).with(filter).try_init()?;
+        }
+    }
     Ok(())
 }
 
@@ -46,6 +57,8 @@ fn read_filter(filter: &str) -> Result<EnvFilter, Failure> {
     for (target, level) in QUIET.iter().filter(|(target, _)| !filter.contains(target)) {
         directives.push_str(&format!(",{target}={level}"));
     }
+    // Spans of traces are no lines of the log, whatever is asked for.
+    directives.push_str(&format!(",{TRACE_TARGET}=off"));
     Ok(EnvFilter::try_new(directives)?)
 }
 
@@ -265,6 +278,19 @@ mod tests {
             "{text}"
         );
         assert!(serde_json::from_str::<Value>(text.lines().next().unwrap_or_default()).is_err());
+    }
+
+    #[test]
+    fn spans_of_traces_are_no_lines() {
+        let work = || {
+            let span = tracing::info_span!(target: TRACE_TARGET, "a part");
+            assert!(span.is_disabled());
+            span.in_scope(|| tracing::info!("inside"));
+        };
+        for filter in ["info", "trace", "sampan=trace"] {
+            let text = written(Format::Text, filter, work);
+            assert!(text.contains("inside") && !text.contains("a part"), "{filter}: {text}");
+        }
     }
 
     #[test]

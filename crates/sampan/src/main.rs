@@ -9,6 +9,7 @@ mod down;
 mod image;
 mod log;
 mod paths;
+mod traces;
 mod up;
 
 use std::net::SocketAddr;
@@ -70,6 +71,10 @@ struct UpArgs {
     plain_http_registry: Vec<String>,
     #[command(flatten)]
     access: access::AccessArgs,
+    /// TracingConfiguration (apiserver.config.k8s.io): the collector that is told of requests, by OTLP over HTTP, and how
+    /// many of them [default: none, or what OTEL_EXPORTER_OTLP_ENDPOINT and its like say].
+    #[arg(long, value_name = "FILE")]
+    tracing_config_file: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace, or per part like `info,sampan_node=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
@@ -164,12 +169,23 @@ fn main() -> ExitCode {
         Verb::Up(args) => (args.log.as_str(), args.logging_format),
         _ => ("warn", log::Format::Text),
     };
-    if let Err(error) = log::start(filter, format) {
+    let traces = match &cli.verb {
+        Verb::Up(args) => traces::start(args.tracing_config_file.as_deref()),
+        _ => Ok(None),
+    };
+    let (layer, exporter) = match traces {
+        Ok(traces) => traces.unzip(),
+        Err(error) => {
+            eprintln!("error: traces: {}", chain(&*error));
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = log::start(filter, format, layer) {
         eprintln!("error: --log {filter}: {error}");
         return ExitCode::from(2);
     }
     let result = match cli.verb {
-        Verb::Up(args) => up::main(args),
+        Verb::Up(args) => up::main(args, exporter),
         Verb::Down(args) => down::main(&args),
         Verb::Image(args) => image::main(args),
     };

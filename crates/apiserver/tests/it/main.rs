@@ -1,6 +1,7 @@
 //! The API through its real pipeline: the same service that clients of the process use, over a real store.
 
 mod access;
+mod access_log;
 mod admission;
 mod aggregation;
 mod audit;
@@ -25,6 +26,7 @@ mod outside;
 mod protocol;
 mod secrecy;
 mod signing;
+mod traces;
 mod webhooks;
 mod wire;
 mod world;
