@@ -165,7 +165,7 @@ impl<'a> Schemas<'a> {
             FieldType::Int32 => json!({"type": "integer", "format": "int32"}),
             FieldType::Int64 => json!({"type": "integer", "format": "int64"}),
             FieldType::Double => json!({"type": "number", "format": "double"}),
-            FieldType::Time => json!({"type": "string", "format": "date-time"}),
+            FieldType::Time | FieldType::MicroTime => json!({"type": "string", "format": "date-time"}),
             FieldType::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
             FieldType::Object => json!({"type": "object"}),
             FieldType::Struct(name) => self.refer(name),
