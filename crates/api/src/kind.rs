@@ -212,6 +212,9 @@ pub struct Conversion {
     pub from_storage: fn(&mut Value),
 }
 
+/// What clients may say about an object, besides its content, through one of its parts.
+pub const STATUS_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
+
 /// Makes the cells of one table row, in the order of [`Row::columns`].
 pub type TableRow = fn(&Value, Timestamp) -> Vec<Value>;
 
@@ -256,8 +259,8 @@ pub struct Row {
     /// Whether a delete that removes the object at once answers with it, and not with a `Status`: so it is with the kinds
     /// whose registry upstream says `ReturnDeletedObject`, and typed clients read one or the other.
     pub returns_deleted: bool,
-    /// Whether a write of `/status` leaves labels, annotations, finalizers and owners alone. Most kinds take them along.
-    pub status_keeps_metadata: bool,
+    /// What of [`STATUS_METADATA`] a write of `/status` leaves alone. Most kinds take all of it along.
+    pub status_keeps: &'static [&'static str],
     /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
     /// are about objects in the form of the row's own version.
     pub stored_as: Option<Conversion>,
@@ -286,7 +289,7 @@ impl Row {
         status_on_create: false,
         generation: false,
         returns_deleted: false,
-        status_keeps_metadata: false,
+        status_keeps: &[],
         stored_as: None,
         strategy: Strategy::PLAIN,
     };

@@ -5,7 +5,7 @@
 //! the same for all.
 
 use bytes::Bytes;
-use sampan_api::kind::Subresource;
+use sampan_api::kind::{STATUS_METADATA, Subresource};
 use sampan_api::registry::{Kind, ScalePaths};
 use sampan_api::schema::Schema;
 use serde_json::{Value, json};
@@ -110,8 +110,8 @@ impl View {
             Self::Object | Self::Binding => {}
             // Of an approval, the row of the kind keeps what is none of its business.
             Self::Status | Self::Approval => {
-                if !kind.status_keeps_metadata {
-                    copy_metadata(&mut new, &document);
+                for field in STATUS_METADATA.iter().filter(|field| !kind.status_keeps.contains(field)) {
+                    copy_field(&mut new["metadata"], &document["metadata"], field);
                 }
                 copy_field(&mut new, &document, "status");
             }
@@ -132,13 +132,6 @@ impl View {
             }
         }
         new
-    }
-}
-
-/// What clients may say about an object, besides its content, through one of its parts.
-fn copy_metadata(to: &mut Value, from: &Value) {
-    for field in ["labels", "annotations", "finalizers"] {
-        copy_field(&mut to["metadata"], &from["metadata"], field);
     }
 }
 

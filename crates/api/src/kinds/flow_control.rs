@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::json::{int, is_empty, is_true, list, same, set, text};
 use super::rules::{self, wildcard_list};
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 /// FlowSchemas.
@@ -22,7 +22,7 @@ pub static FLOW_SCHEMA: Row = Row {
     singular: "flowschema",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.flowcontrol.v1.FlowSchema",
     columns: &[
         Column::name(),
@@ -50,7 +50,7 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Row = Row {
     singular: "prioritylevelconfiguration",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration",
     columns: &[
         Column::name(),

@@ -142,7 +142,7 @@ async fn status(world: &World, kind: &Kind, path: &str) {
     let what = kind.resource();
     let address = format!("{path}/status");
     let before = world.get(&address).await.expect(200);
-    let patch = json!({"metadata": {"annotations": {"patched": "yes"}}});
+    let patch = json!({"metadata": {"annotations": {"patched": "yes"}, "labels": {"patched": "yes"}}});
     world.patch(&address, MERGE, &patch).await.expect(200);
     let mut whole = world.get(&address).await.expect(200);
     whole["metadata"]["annotations"]["updated"] = "yes".into();
@@ -155,7 +155,9 @@ async fn status(world: &World, kind: &Kind, path: &str) {
     let after = world.get(path).await.expect(200);
     assert_eq!(after["spec"], before["spec"], "{what}");
     let annotations = &after["metadata"]["annotations"];
-    let expected = if kind.status_keeps_metadata { Value::Null } else { json!("yes") };
+    let expected = |field| if kind.status_keeps.contains(&field) { Value::Null } else { json!("yes") };
+    assert_eq!(after["metadata"]["labels"]["patched"], expected("labels"), "{what}");
+    let expected = expected("annotations");
     assert_eq!((&annotations["patched"], &annotations["updated"]), (&expected, &expected), "{what}");
 }
 
