@@ -371,8 +371,11 @@ fn value(type_: &FieldType, wired: &Wired<'_>, depth: usize) -> Result<Option<Va
     })
 }
 
-/// `Timestamp`: seconds and nanoseconds; the beginning of 1970, and so the empty message, is no time.
+/// `Timestamp`: seconds and nanoseconds; the empty message is no time.
 fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, ProtobufError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let (mut seconds, mut nanos) = (0, 0);
     for item in Wire(bytes) {
         match item? {
@@ -380,9 +383,6 @@ fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, ProtobufError> {
             (2, Wired::Varint(n)) => nanos = i32::try_from(n).map_err(|_| ProtobufError::Malformed)?,
             _ => {}
         }
-    }
-    if (seconds, nanos) == (0, 0) {
-        return Ok(None);
     }
     // Parts of a second are no part of other times, whoever sends them.
     let time = jiff::Timestamp::new(seconds, if micro { nanos } else { 0 });
@@ -482,7 +482,7 @@ mod tests {
             (4, vec![8, 1], json!("1970-01-01T00:00:01.000000Z")),
             (4, time(1, &half), json!("1970-01-01T00:00:01.500000Z")),
             (4, time(1, &odd), json!("1970-01-01T00:00:01.500000Z")),
-            (4, time(0, &[0]), Value::Null),
+            (4, time(0, &[0]), json!("1970-01-01T00:00:00.000000Z")),
             (4, vec![], Value::Null),
         ];
         for (number, bytes, expected) in rows {
