@@ -138,7 +138,7 @@ pub(crate) fn outgoing(method: &Method, authority: &str, path: &str, headers: &m
     if !enabled() || layer::context_of(&Span::current()).is_none() {
         return Span::none();
     }
-    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "443"));
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
     let path = path.split('?').next().unwrap_or_default();
     let span = tracing::info_span!(
         target: TARGET,

@@ -17,7 +17,7 @@ use crate::outside::{Certificate, Outside, json_answer};
 use crate::world::{JSON, World, admin, eventually};
 
 const API_SERVICES: &str = "apiservices.apiregistration.k8s.io";
-const THINGS: &str = "/apis/ext.example/v1/things";
+pub(crate) const THINGS: &str = "/apis/ext.example/v1/things";
 
 /// Every address of the cluster is the extension server.
 struct OneServer(std::net::SocketAddr);
@@ -113,11 +113,17 @@ async fn extension(world: &World, lines: Option<mpsc::Receiver<String>>) -> Outs
 
 async fn world_with(lines: Option<mpsc::Receiver<String>>) -> (World, Outside) {
     let world = World::new().await;
-    let outside = extension(&world, lines).await;
-    world.server.set_node_connector(Arc::new(OneServer(outside.address)));
-    add_service(&world).await;
-    world.install(API_SERVICES, &api_service(&outside.bundle, true)).await;
+    let outside = extended(&world, lines).await;
     (world, outside)
+}
+
+/// Gives a world its extension server.
+pub(crate) async fn extended(world: &World, lines: Option<mpsc::Receiver<String>>) -> Outside {
+    let outside = extension(world, lines).await;
+    world.server.set_node_connector(Arc::new(OneServer(outside.address)));
+    add_service(world).await;
+    world.install(API_SERVICES, &api_service(&outside.bundle, true)).await;
+    outside
 }
 
 /// The aggregated entry of the extension group, once it looks as wanted.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::aggregation::{THINGS, extended};
 use crate::outside::{Certificate, Outside, Seen, json_answer};
 use crate::world::{JSON, World, admin, eventually, read};
 
@@ -237,6 +238,22 @@ async fn a_write_and_everything_below_it() {
             && metrics.contains("\\nsampan_trace_spans_dropped_total 0\\n")
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_extension_server_is_told() {
+    let traced = traced("parentbased_always_off", 0).await;
+    let extension = extended(&traced.world, None).await;
+    assert_eq!(traced.send(admin(), Method::GET, THINGS, CALLER, "").await, 200);
+    let root = traced.request("GET", THINGS).await;
+    let call = traced.spans().into_iter().find(|span| span.kind == 3 && span.parent == root.id);
+    let call = call.expect("a call");
+    assert_eq!(call.attributes["server.address"], "ext.default.svc");
+    let seen = extension.seen();
+    let seen = seen.iter().find(|seen| seen.path == THINGS).expect("a request");
+    let told: Vec<&str> =
+        seen.headers.get_all("traceparent").iter().filter_map(|value| value.to_str().ok()).collect();
+    assert_eq!(told, [format!("00-{CALLER_TRACE}-{}-01", call.id)]);
 }
 
 #[tokio::test]
