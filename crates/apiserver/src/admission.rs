@@ -34,7 +34,6 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use sampan_api::schema::Schema;
 use serde_json::Value;
-use tracing::Instrument as _;
 
 pub(crate) use addresses::{AddressRange, Allocator, Held};
 pub(crate) use node::node_of;
@@ -46,7 +45,6 @@ use crate::auth::User;
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::server::ApiServer;
-use crate::traces::part;
 use crate::view::View;
 use crate::write::WriteCall;
 
@@ -211,28 +209,21 @@ fn complete(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiErro
 
 /// Completes an object. What is returned must be committed once the object is stored, or it is given back.
 pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<Held, ApiError> {
-    let steps = async {
-        admission.notes.clear();
-        namespace::lifecycle(admission, object).await?;
-        pod::await_service_account(admission, object).await;
-        complete(admission, object)?;
-        // Not one of those steps: a policy may well add something at each run.
-        part!("mutating admission policies").in_scope(|| policy::mutate(admission, object))?;
-        intercept::mutate(admission, object, complete).await?;
-        addresses::allocate(admission, object)
-    };
-    steps.instrument(part!("mutating admission")).await
+    admission.notes.clear();
+    namespace::lifecycle(admission, object).await?;
+    pod::await_service_account(admission, object).await;
+    complete(admission, object)?;
+    // Not one of those steps: a policy may well add something at each run.
+    policy::mutate(admission, object)?;
+    intercept::mutate(admission, object, complete).await?;
+    addresses::allocate(admission, object)
 }
 
 /// Refuses an object, or says what must be written together with it.
 pub(crate) async fn validate(admission: &Admission<'_>, object: &Value) -> Result<Charges, ApiError> {
-    let steps = async {
-        part!("validating admission plug-ins")
-            .in_scope(|| VALIDATING.iter().try_for_each(|plugin| plugin(admission, object)))?;
-        intercept::validate(admission, object).await?;
-        resource_quota::charge(admission, object).instrument(part!("charge resource quotas")).await
-    };
-    steps.instrument(part!("validating admission")).await
+    VALIDATING.iter().try_for_each(|plugin| plugin(admission, object))?;
+    intercept::validate(admission, object).await?;
+    resource_quota::charge(admission, object).await
 }
 
 /// Lets everybody have a word about an action on an object: a document that is posted below it (binding, eviction,

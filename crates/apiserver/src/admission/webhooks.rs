@@ -20,7 +20,6 @@ use futures::future::BoxFuture;
 use futures::stream;
 use sampan_store::Store;
 use serde_json::Value;
-use tracing::Instrument as _;
 
 pub(crate) use matching::Intercepted;
 pub(crate) use review::in_words;
@@ -32,7 +31,6 @@ use crate::cache::WatchCache;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
-use crate::traces::part;
 use crate::write::namespace_key;
 use configuration::Webhook;
 use review::Verdict;
@@ -222,12 +220,13 @@ impl Webhooks {
             return Err(ApiError::bad_request(why));
         }
         let began = Instant::now();
-        let span = part!(
+        let span = crate::traces::part!(
             "admission webhook",
             webhook.name = webhook.name,
             webhook.type = if webhook.mutating { "admit" } else { "validating" }
         );
-        let answer = self.consult(webhook, request, version, document).instrument(span).await;
+        let asking = self.consult(webhook, request, version, document);
+        let answer = tracing::Instrument::instrument(asking, span).await;
         let kind = if webhook.mutating { "admit" } else { "validating" };
         let rejected = match &answer {
             Ok(verdict) => verdict.refusal.is_some(),
