@@ -241,7 +241,7 @@ impl<'a> Source<'a> {
             FieldType::Double => self.number(),
             FieldType::IntOrString if self.byte() & 1 == 0 => (self.integer() as i32).into(),
             FieldType::IntOrString => self.text().into(),
-            FieldType::Time => self
+            FieldType::Time | FieldType::MicroTime => self
                 .pick(&[
                     "2024-01-01T00:00:00Z",
                     "2030-12-31T23:59:59.999999Z",

@@ -222,10 +222,10 @@ impl Walk<'_> {
                 Some(text) => return check_base64(text, place),
                 None => false,
             },
-            FieldType::Time => match value.as_str() {
-                Some(text) => return check_time(text, place),
-                None => false,
-            },
+            FieldType::Time | FieldType::MicroTime if value.is_string() => {
+                return normalise_time(value, *type_ == FieldType::MicroTime, place);
+            }
+            FieldType::Time | FieldType::MicroTime => false,
             FieldType::Quantity => return normalise_quantity(value, place),
             FieldType::Struct(name) => {
                 return match Types::get().type_(name) {
@@ -267,7 +267,7 @@ fn go_type(type_: &FieldType) -> &'static str {
         FieldType::Int32 => "int32",
         FieldType::Int64 => "int64",
         FieldType::Double => "float64",
-        FieldType::Time => "time.Time",
+        FieldType::Time | FieldType::MicroTime => "time.Time",
         FieldType::IntOrString => "intstr.IntOrString",
         FieldType::Quantity => "resource.Quantity",
         FieldType::List(_) => "slice",
@@ -300,13 +300,25 @@ fn check_base64(text: &str, place: Place<'_>) -> Result<(), DecodeError> {
     }
 }
 
-fn check_time(text: &str, place: Place<'_>) -> Result<(), DecodeError> {
-    match text.parse::<jiff::Timestamp>() {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err(DecodeError::Type(format!("parsing time \"{text}\" of field {place}: not an RFC 3339 time")))
-        }
+/// A time as upstream writes it (`metav1.Time`, `metav1.MicroTime`), because typed clients read nothing else: in UTC, in
+/// whole seconds or with all six digits of the microseconds. What is more precise is cut off.
+pub(crate) fn time_text(time: jiff::Timestamp, micro: bool) -> String {
+    match micro {
+        true => format!("{time:.6}"),
+        false => format!("{time:.0}"),
     }
+}
+
+fn normalise_time(value: &mut Value, micro: bool, place: Place<'_>) -> Result<(), DecodeError> {
+    let text = value.as_str().unwrap_or_default();
+    let time = text.parse::<jiff::Timestamp>().map_err(|_| {
+        DecodeError::Type(format!("parsing time \"{text}\" of field {place}: not an RFC 3339 time"))
+    })?;
+    let normal = time_text(time, micro);
+    if normal != text {
+        *value = normal.into();
+    }
+    Ok(())
 }
 
 fn normalise_quantity(value: &mut Value, place: Place<'_>) -> Result<(), DecodeError> {
@@ -366,6 +378,26 @@ mod tests {
         for (document, expected) in rows {
             let error = conformed(document.clone()).expect_err("must be refused").to_string();
             assert!(error.contains(expected), "{document}: {error}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_typed_clients_read_them() {
+        // As sent, as a micro time, as another time.
+        let rows = [
+            ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00.000000Z", "2020-01-01T00:00:00Z"),
+            ("2020-01-01T00:00:00.000000Z", "2020-01-01T00:00:00.000000Z", "2020-01-01T00:00:00Z"),
+            ("2020-01-01T01:00:00.1234567+01:00", "2020-01-01T00:00:00.123456Z", "2020-01-01T00:00:00Z"),
+        ];
+        for (sent, micro, whole) in rows {
+            let mut lease = json!({"metadata": {"creationTimestamp": sent}, "spec": {"renewTime": sent}});
+            conform("io.k8s.api.coordination.v1.Lease", &mut lease, &mut Strictness::default())
+                .expect("fits");
+            assert_eq!(
+                (&lease["spec"]["renewTime"], &lease["metadata"]["creationTimestamp"]),
+                (&json!(micro), &json!(whole)),
+                "{sent}"
+            );
         }
     }
 

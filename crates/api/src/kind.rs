@@ -146,6 +146,19 @@ impl Column {
     }
 }
 
+/// Who makes an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    /// Name.
+    pub username: &'a str,
+    /// Stable identity; may be empty.
+    pub uid: &'a str,
+    /// Groups.
+    pub groups: &'a [String],
+    /// What else is known of the user.
+    pub extra: &'a [(String, Vec<String>)],
+}
+
 /// The rules of a kind, all pure. Objects are complete JSON documents whose types were already checked against the
 /// schema, so a rule may treat a field of the wrong type as absent.
 #[derive(Clone, Copy)]
@@ -154,14 +167,22 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     /// Sets what the server decides on create (initial status, cleared fields).
     pub prepare_create: fn(&mut Value),
+    /// Writes into a new object who made it. Comes after everybody who may change the object.
+    pub set_requester: fn(&mut Value, Requester<'_>),
     /// Carries over or resets what an update may not change silently: `(new, old)`.
     pub prepare_update: fn(&mut Value, &Value),
+    /// The same for a write to `/status`, at this time.
+    pub prepare_status: fn(&mut Value, &Value, Timestamp),
+    /// The same for a write to `/approval`, at this time.
+    pub prepare_approval: fn(&mut Value, &Value, Timestamp),
     /// Checks a complete object.
     pub validate: fn(&Value) -> Errors,
     /// Checks a change `(new, old)`; [`Strategy::validate`] has run on `new`.
     pub validate_update: fn(&Value, &Value) -> Errors,
     /// Checks a change `(new, old)` that came through `/status`.
     pub validate_status: fn(&Value, &Value) -> Errors,
+    /// Checks a change `(new, old)` that came through `/approval`.
+    pub validate_approval: fn(&Value, &Value) -> Errors,
 }
 
 impl Strategy {
@@ -169,10 +190,14 @@ impl Strategy {
     pub const PLAIN: Self = Self {
         default: |_| {},
         prepare_create: |_| {},
+        set_requester: |_, _| {},
         prepare_update: |_, _| {},
+        prepare_status: |_, _, _| {},
+        prepare_approval: |_, _, _| {},
         validate: |_| Errors::new(),
         validate_update: |_, _| Errors::new(),
         validate_status: |_, _| Errors::new(),
+        validate_approval: |_, _| Errors::new(),
     };
 }
 
@@ -186,6 +211,9 @@ pub struct Conversion {
     /// And back.
     pub from_storage: fn(&mut Value),
 }
+
+/// What clients may say about an object, besides its content, through one of its parts.
+pub const STATUS_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
 
 /// Makes the cells of one table row, in the order of [`Row::columns`].
 pub type TableRow = fn(&Value, Timestamp) -> Vec<Value>;
@@ -231,8 +259,8 @@ pub struct Row {
     /// Whether a delete that removes the object at once answers with it, and not with a `Status`: so it is with the kinds
     /// whose registry upstream says `ReturnDeletedObject`, and typed clients read one or the other.
     pub returns_deleted: bool,
-    /// Whether a write of `/status` leaves labels, annotations, finalizers and owners alone. Most kinds take them along.
-    pub status_keeps_metadata: bool,
+    /// What of [`STATUS_METADATA`] a write of `/status` leaves alone. Most kinds take all of it along.
+    pub status_keeps: &'static [&'static str],
     /// How the objects of this version are kept, when another version has the say. The rules and columns of the row
     /// are about objects in the form of the row's own version.
     pub stored_as: Option<Conversion>,
@@ -261,7 +289,7 @@ impl Row {
         status_on_create: false,
         generation: false,
         returns_deleted: false,
-        status_keeps_metadata: false,
+        status_keeps: &[],
         stored_as: None,
         strategy: Strategy::PLAIN,
     };

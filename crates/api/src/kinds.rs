@@ -135,6 +135,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::kind::{Requester, STATUS_METADATA, Subresource};
     use crate::schema::{FieldType, Types};
 
     fn documents() -> Vec<(&'static Row, Value)> {
@@ -171,6 +172,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// As the status strategies of upstream do it (`PrepareForUpdate` in `pkg/registry/*/*/strategy.go`).
+    #[test]
+    fn what_a_write_of_status_leaves_alone() {
+        const ALL: &[&str] = STATUS_METADATA;
+        let expected: &[(&str, &[&str])] = &[
+            ("APIService", ALL),
+            ("CertificateSigningRequest", &[]),
+            ("CronJob", &[]),
+            ("CustomResourceDefinition", ALL),
+            ("DaemonSet", &[]),
+            ("Deployment", &["labels"]),
+            ("FlowSchema", ALL),
+            ("HorizontalPodAutoscaler", &[]),
+            ("Ingress", &[]),
+            ("Job", &[]),
+            ("Namespace", &[]),
+            ("Node", &[]),
+            ("PersistentVolume", &[]),
+            ("PersistentVolumeClaim", &[]),
+            ("Pod", &["ownerReferences"]),
+            ("PodDisruptionBudget", &[]),
+            ("PriorityLevelConfiguration", ALL),
+            ("ReplicaSet", &[]),
+            ("ReplicationController", &[]),
+            ("ResourceClaim", ALL),
+            ("ResourceQuota", &[]),
+            ("Service", &[]),
+            ("ServiceCIDR", ALL),
+            ("StatefulSet", &[]),
+            ("ValidatingAdmissionPolicy", ALL),
+            ("VolumeAttachment", ALL),
+        ];
+        let with_status = ROWS.iter().filter(|row| row.subresources.contains(&Subresource::Status));
+        let found: BTreeMap<&str, &[&str]> = with_status.map(|row| (row.kind, row.status_keeps)).collect();
+        assert_eq!(found, expected.iter().copied().collect());
     }
 
     #[test]
@@ -218,7 +256,13 @@ mod tests {
                 (strategy.default)(&mut document);
                 assert_eq!(document, once, "{}", row.kind);
                 (strategy.prepare_create)(&mut document);
+                let nobody = Requester { username: "", uid: "", groups: &[], extra: &[] };
+                (strategy.set_requester)(&mut document, nobody);
                 (strategy.prepare_update)(&mut document, &once);
+                (strategy.prepare_status)(&mut document, &once, Timestamp::UNIX_EPOCH);
+                (strategy.prepare_approval)(&mut document, &once, Timestamp::UNIX_EPOCH);
+                let _ = (strategy.validate_status)(&document, &once);
+                let _ = (strategy.validate_approval)(&document, &once);
                 let _ = ((strategy.validate)(&document), (strategy.validate_update)(&document, &once));
             }
         }

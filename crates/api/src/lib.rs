@@ -9,6 +9,7 @@ pub mod cel;
 pub mod custom;
 pub mod decode;
 pub mod defaults;
+pub mod enums;
 pub mod field;
 pub mod json_path;
 pub mod kind;

@@ -12,6 +12,7 @@
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
+use crate::decode::time_text;
 use crate::schema::{Field, FieldType, Type, Types};
 
 mod write;
@@ -356,7 +357,8 @@ fn value(type_: &FieldType, wired: &Wired<'_>, depth: usize) -> Result<Option<Va
         (FieldType::Int32 | FieldType::Int64, Wired::Varint(n)) => Some((n.cast_signed()).into()),
         (FieldType::Double, Wired::Fixed64(bits)) => Some(f64::from_bits(*bits).into()),
         (FieldType::Double, Wired::Fixed32(bits)) => Some(f64::from(f32::from_bits(*bits)).into()),
-        (FieldType::Time, Wired::Bytes(bytes)) => time(bytes)?,
+        (FieldType::Time, Wired::Bytes(bytes)) => time(bytes, false)?,
+        (FieldType::MicroTime, Wired::Bytes(bytes)) => time(bytes, true)?,
         (FieldType::Quantity, Wired::Bytes(bytes)) => Some(text_field(bytes)?.into()),
         (FieldType::IntOrString, Wired::Bytes(bytes)) => Some(int_or_string(bytes)?),
         (FieldType::Any | FieldType::Object, Wired::Bytes(bytes)) => raw_json(bytes)?,
@@ -370,18 +372,22 @@ fn value(type_: &FieldType, wired: &Wired<'_>, depth: usize) -> Result<Option<Va
 }
 
 /// `Timestamp`: seconds and nanoseconds; the empty message is no time.
-fn time(bytes: &[u8]) -> Result<Option<Value>, ProtobufError> {
-    let (mut seconds, mut nanos) = (None, 0);
+fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, ProtobufError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (mut seconds, mut nanos) = (0, 0);
     for item in Wire(bytes) {
         match item? {
-            (1, Wired::Varint(n)) => seconds = Some(n.cast_signed()),
+            (1, Wired::Varint(n)) => seconds = n.cast_signed(),
             (2, Wired::Varint(n)) => nanos = i32::try_from(n).map_err(|_| ProtobufError::Malformed)?,
             _ => {}
         }
     }
-    let Some(seconds) = seconds else { return Ok(None) };
-    let time = jiff::Timestamp::new(seconds, nanos).map_err(|_| ProtobufError::Malformed)?;
-    Ok(Some(time.to_string().into()))
+    // Parts of a second are no part of other times, whoever sends them.
+    let time = jiff::Timestamp::new(seconds, if micro { nanos } else { 0 });
+    let time = time.map_err(|_| ProtobufError::Malformed)?;
+    Ok(Some(time_text(time, micro).into()))
 }
 
 /// A message whose field 1 is a text.
@@ -462,6 +468,36 @@ mod tests {
         assert_eq!(
             decoded.map(|d| d["metadata"].clone()),
             Ok(json!({"creationTimestamp": "1970-01-01T00:00:01Z"}))
+        );
+    }
+
+    #[test]
+    fn times_have_the_digits_of_their_type() {
+        // Field, seconds and nanoseconds, and what is read.
+        let time = |seconds: u8, nanos: &[u8]| [vec![8, seconds], vec![16], nanos.to_vec()].concat();
+        let half = [0x80, 0xca, 0xb5, 0xee, 0x01]; // 500,000,000
+        let odd = [0x87, 0xca, 0xb5, 0xee, 0x01]; // 500,000,007
+        let rows: [(u8, Vec<u8>, Value); 6] = [
+            (4, time(1, &[0]), json!("1970-01-01T00:00:01.000000Z")),
+            (4, vec![8, 1], json!("1970-01-01T00:00:01.000000Z")),
+            (4, time(1, &half), json!("1970-01-01T00:00:01.500000Z")),
+            (4, time(1, &odd), json!("1970-01-01T00:00:01.500000Z")),
+            (4, time(0, &[0]), json!("1970-01-01T00:00:00.000000Z")),
+            (4, vec![], Value::Null),
+        ];
+        for (number, bytes, expected) in rows {
+            let spec = field(2, &field(number, &bytes));
+            let decoded = decode(
+                &enveloped("coordination.k8s.io/v1", "Lease", &spec),
+                "io.k8s.api.coordination.v1.Lease",
+            );
+            assert_eq!(decoded.map(|d| d["spec"]["renewTime"].clone()), Ok(expected), "{bytes:?}");
+        }
+        let created = field(1, &field(8, &time(1, &half)));
+        let decoded = decode(&enveloped("v1", "Pod", &created), "io.k8s.api.core.v1.Pod");
+        assert_eq!(
+            decoded.map(|d| d["metadata"]["creationTimestamp"].clone()),
+            Ok(json!("1970-01-01T00:00:01Z"))
         );
     }
 

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::json_path::{self, JsonPath};
-use crate::kind::{Conversion, NameRule, Row, Scope, Storage, Strategy, Subresource, TableRow};
+use crate::kind::{
+    Conversion, NameRule, Row, STATUS_METADATA, Scope, Storage, Strategy, Subresource, TableRow,
+};
 use crate::schema::Schema;
 
 /// Text that is constant for built-in kinds and owned for custom ones.
@@ -127,7 +129,7 @@ pub struct Kind {
     pub status_on_create: bool,
     pub generation: bool,
     pub returns_deleted: bool,
-    pub status_keeps_metadata: bool,
+    pub status_keeps: &'static [&'static str],
     pub stored_as: Stored,
     pub scale: ScalePaths,
     /// The definition is being deleted: nothing new is taken.
@@ -183,7 +185,7 @@ impl From<&'static Row> for Kind {
             status_on_create: row.status_on_create,
             generation: row.generation,
             returns_deleted: row.returns_deleted,
-            status_keeps_metadata: row.status_keeps_metadata,
+            status_keeps: row.status_keeps,
             stored_as: row.stored_as.map_or(Stored::AsIs, Stored::As),
             scale: ScalePaths::WORKLOAD,
             closing: false,
@@ -218,7 +220,7 @@ impl Kind {
             status_on_create: false,
             generation: true,
             returns_deleted: false,
-            status_keeps_metadata: true,
+            status_keeps: STATUS_METADATA,
             stored_as: Stored::AsIs,
             scale: ScalePaths::WORKLOAD,
             closing: false,

@@ -94,8 +94,10 @@ pub enum FieldType {
     Int64,
     /// Any number.
     Double,
-    /// RFC 3339 time.
+    /// RFC 3339 time in whole seconds.
     Time,
+    /// RFC 3339 time in microseconds, of which all six digits are written.
+    MicroTime,
     /// Text or whole number.
     IntOrString,
     /// Resource quantity: text or number.
@@ -273,6 +275,7 @@ impl Types {
             "any" => FieldType::Any,
             "object" => FieldType::Object,
             "io.k8s.apimachinery.pkg.api.resource.Quantity" => FieldType::Quantity,
+            "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime" => FieldType::MicroTime,
             named => match self.index.get(named).and_then(|e| attribute(e.header, "type=")) {
                 Some(scalar) => self.parse_field_type(scalar),
                 None if self.index.contains_key(named) => FieldType::Struct(named),
@@ -353,6 +356,8 @@ mod tests {
         let meta =
             Types::get().type_("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("in the table");
         assert_eq!(meta.field("creationTimestamp").map(|f| &f.type_), Some(&FieldType::Time));
+        let lease = Types::get().type_("io.k8s.api.coordination.v1.LeaseSpec").expect("in the table");
+        assert_eq!(lease.field("renewTime").map(|f| &f.type_), Some(&FieldType::MicroTime));
         let subject = Types::get().type_("io.k8s.api.flowcontrol.v1.Subject").expect("in the table");
         let union = Union { discriminator: Some("kind"), fields: vec!["group", "serviceAccount", "user"] };
         assert_eq!(subject.unions, [union]);

@@ -186,7 +186,6 @@ const MUTATING: &[Mutate] = &[
     runtime_class::merge,
     ingress_class::default_class,
     topology::labels_of_bound_pod,
-    certificates::requester,
 ];
 
 /// In upstream's order. Quotas come after all of them, because they are charged only for what is admitted.

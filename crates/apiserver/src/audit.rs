@@ -41,7 +41,8 @@ const MAX_QUEUED: usize = 10_000;
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Longest text taken from a request's address or user agent.
 const MAX_TEXT: usize = 4096;
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Names the event in the answer.
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Where the other end of a connection is; put into a request's extensions by the listener.
 #[derive(Clone, Copy, Debug)]

@@ -14,6 +14,7 @@ pub(crate) mod rbac;
 pub(crate) mod reviews;
 pub(crate) mod tokens;
 
+use sampan_api::kind::Requester;
 use serde_json::{Value, json};
 
 /// Every authenticated user is in this group.
@@ -80,6 +81,11 @@ impl User {
     /// Whether the user is in a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// As the rows of kinds see who makes an object.
+    pub(crate) fn requester(&self) -> Requester<'_> {
+        Requester { username: &self.name, uid: &self.uid, groups: &self.groups, extra: &self.extra }
     }
 
     /// `authentication.k8s.io/v1.UserInfo`.

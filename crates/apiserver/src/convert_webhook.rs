@@ -10,11 +10,13 @@ use std::time::Duration;
 use http::StatusCode;
 use sampan_api::decode::{self, Strictness};
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::admission::webhooks::in_words;
 use crate::error::ApiError;
 use crate::outbound::{Answer, Target};
 use crate::server::ApiServer;
+use crate::traces::part;
 
 /// Upstream's patience.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +36,9 @@ impl ApiServer {
             (0..objects.len()).filter(|i| objects[*i]["apiVersion"] != desired_api_version).collect();
         for places in questions(&waiting, &objects) {
             let question: Vec<&Value> = places.iter().map(|place| &objects[*place]).collect();
-            let converted = self.convert_some(client_config, &question, desired_api_version).await;
+            let span = part!("conversion webhook", objects = question.len(), desired = desired_api_version);
+            let converted =
+                self.convert_some(client_config, &question, desired_api_version).instrument(span).await;
             let converted = converted.map_err(|why| failure(question.first().copied(), &why))?;
             for (place, object) in places.into_iter().zip(converted) {
                 objects[place] = object;
@@ -82,7 +86,12 @@ fn questions(waiting: &[usize], objects: &[Value]) -> Vec<Vec<usize>> {
 fn failure(object: Option<&Value>, why: &str) -> ApiError {
     let text = |field: &str| object.and_then(|o| o[field].as_str()).unwrap_or_default();
     let message = format!("conversion webhook for {}, Kind={} {why}", text("apiVersion"), text("kind"));
-    tracing::warn!(%message, "conversion failed");
+    tracing::warn!(
+        error = message,
+        api_version = text("apiVersion"),
+        kind = text("kind"),
+        "conversion failed"
+    );
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
 }
 

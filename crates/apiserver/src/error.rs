@@ -205,7 +205,7 @@ impl ApiError {
     /// The server failed; the cause has been logged.
     pub fn internal(message: impl Into<String>) -> Self {
         let message = message.into();
-        tracing::error!(%message, "internal error");
+        tracing::error!(error = message, "internal error");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "InternalError",

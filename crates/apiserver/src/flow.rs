@@ -24,8 +24,9 @@ use crate::metrics::{Histogram, escaped, family};
 use crate::request::RequestInfo;
 
 mod classify;
-pub(crate) mod defaults;
+mod defaults;
 mod scheduler;
+pub(crate) mod upkeep;
 
 /// Seats of all limited levels together: upstream's 400 requests that read and 200 that write.
 const TOTAL_SEATS: usize = 600;

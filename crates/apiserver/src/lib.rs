@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod admission;
 mod aggregation;
 mod audit;
@@ -35,6 +36,7 @@ mod request;
 mod respond;
 mod server;
 mod subresource;
+mod traces;
 mod versions;
 mod view;
 mod write;
@@ -53,3 +55,7 @@ pub use pki::{Credentials, Pki, PkiError, write_private};
 pub use proxy::{NodeConnector, Stream};
 pub use respond::{ApiBody, ApiResponse, BodyError, BoxError};
 pub use server::{Access, ApiServer, ServerConfig, StartError};
+pub use traces::exporter::{Counts as TraceCounts, Exporter as TraceExporter};
+pub use traces::layer::SpanLayer;
+pub use traces::settings::{Environment as TraceEnvironment, Settings as TraceSettings};
+pub use traces::{TARGET as TRACE_TARGET, start as start_traces};

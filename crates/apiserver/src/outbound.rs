@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
@@ -35,6 +36,7 @@ use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tracing::Instrument as _;
 
 pub(crate) use route::{NoRoute, Route, route};
 pub(crate) use trust::{Identity, Trust};
@@ -43,6 +45,7 @@ use crate::auth::oidc::Fetch;
 use crate::cache::WatchCache;
 use crate::proxy::{NodeConnector, Stream, is_proxyable};
 use crate::respond::{self, ApiBody};
+use crate::traces;
 
 /// Largest answer that is read whole: the size the server takes from its own clients.
 pub(crate) const MAX_ANSWER: usize = 3 * 1024 * 1024;
@@ -315,6 +318,21 @@ impl Outbound {
         let host = HeaderValue::from_str(&target.authority())
             .map_err(|e| OutboundError::Unroutable(format!("{}: {e}", target.url())))?;
         request.headers_mut().insert(HOST, host);
+        let method = request.method().clone();
+        let span = traces::outgoing(&method, &target.authority(), &target.path, request.headers_mut());
+        // Boxed: it is the innermost of many futures, and the compiler counts.
+        let sending: BoxFuture<'_, _> = Box::pin(self.send_over(target, request));
+        let result = sending.instrument(span.clone()).await;
+        traces::came(&span, &result);
+        result
+    }
+
+    /// Sends a request over a connection that is there, or a new one.
+    async fn send_over(
+        &self,
+        target: &Target,
+        mut request: Request<ApiBody>,
+    ) -> Result<Response<Answered>, OutboundError> {
         let pool = self.pool(target)?;
         while let Some(mut sender) = pool.take() {
             if sender.ready().await.is_err() {

@@ -16,11 +16,13 @@ use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::Instrument as _;
 
 use crate::error::ApiError;
 use crate::request::{Query, RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, BodyError, BoxError};
 use crate::server::ApiServer;
+use crate::traces;
 use crate::write::parse;
 
 /// A two-way byte stream.
@@ -245,9 +247,14 @@ async fn forward(
         }
     });
     let (mut outgoing, client_side) = pass_on(request, target)?;
+    let name = host;
     let host = HeaderValue::from_str(host).map_err(|e| ApiError::bad_request(e.to_string()))?;
     outgoing.headers_mut().insert(HOST, host);
-    let response = sender.send_request(outgoing).await.map_err(failed)?;
+    let method = outgoing.method().clone();
+    let span = traces::outgoing(&method, name, target, outgoing.headers_mut());
+    let response = sender.send_request(outgoing).instrument(span.clone()).await;
+    traces::came(&span, &response);
+    let response = response.map_err(failed)?;
     pass_back(response, client_side)
 }
 

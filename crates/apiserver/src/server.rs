@@ -20,6 +20,7 @@ use sampan_api::registry::{Kind, Registry};
 use sampan_store::{Store, StoreError};
 use serde_json::Value;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::admission::{Allocator, Turns, policy::Policies, webhooks::Webhooks};
 use crate::aggregation::Aggregator;
@@ -40,9 +41,10 @@ use crate::outbound::{Outbound, Resolver};
 use crate::proxy::NodeConnector;
 use crate::request::{RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, Encoding, Include, Projection, compress, wire};
+use crate::traces::{self, exporter::Counts as TraceCounts, part};
 use crate::view::View;
 use crate::write::{Change, WriteCall, Written};
-use crate::{discovery, openapi};
+use crate::{access_log, discovery, openapi};
 
 /// Larger request bodies are refused, as upstream does.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -72,6 +74,8 @@ pub struct Access {
     pub authentication: Authentication,
     /// The audit log.
     pub audit: Option<Arc<Audit>>,
+    /// What became of traces, for metrics.
+    pub traces: Option<Arc<TraceCounts>>,
 }
 
 /// The API server.
@@ -88,6 +92,7 @@ pub struct ApiServer {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) authenticators: Authenticators,
     audit: Option<Arc<Audit>>,
+    traces: Option<Arc<TraceCounts>>,
     pub(crate) allocator: Arc<Allocator>,
     /// Who may charge the quotas of a namespace now.
     pub(crate) quota_turns: Turns,
@@ -162,6 +167,7 @@ impl ApiServer {
             tokens,
             authenticators,
             audit: access.audit,
+            traces: access.traces,
             allocator: Allocator::new(range),
             metrics,
             health: Health::default(),
@@ -179,6 +185,7 @@ impl ApiServer {
             }
         }
         crate::bootstrap::run(&server, range.nth(1)).await?;
+        crate::flow::upkeep::follow(&server).await;
         crate::custom::follow(&server).await;
         crate::aggregation::bootstrap(&server, pki).await?;
         Ok(server)
@@ -246,35 +253,52 @@ impl ApiServer {
         } else {
             // A write does not end half-way because its client went away: what it holds belongs to what it stores. A
             // defect in one write is also no more than the failure of that write.
-            let task = tokio::spawn(answer);
+            let task = tokio::spawn(answer.instrument(traces::current()));
             task.await.unwrap_or_else(|e| Err(ApiError::internal(format!("the request failed: {e}"))))
         };
         result.unwrap_or_else(|error| respond::error_in(encoding, &error))
     }
 
-    /// Finds out who sends the request, and writes down what becomes of it.
+    /// Finds out who sends the request, and tells the log what became of it.
     async fn answer(
         self: Arc<Self>,
         request: Request<ApiBody>,
         info: RequestInfo,
         peer: Option<User>,
     ) -> Result<ApiResponse, ApiError> {
+        let begun = Instant::now();
         let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
         let sender = self.authenticate(request.headers(), certificate.as_deref(), &info, peer).await;
         let acting = sender.clone().and_then(|sender| self.impersonate(request.headers(), sender));
+        // Whose trace it is depends on who sends it, so the span is made now, for what has begun before.
+        let span = traces::request(&request, &info, sender.as_ref().ok(), begun.elapsed());
+        let result = self.recorded(request, &info, sender, &acting).instrument(span.clone()).await;
+        traces::answered(&span, &result);
+        access_log::tell(&info, acting.as_ref().ok().map(|(user, _)| user), &result, begun.elapsed());
+        result
+    }
+
+    /// Lets the request in, and the audit log know.
+    async fn recorded(
+        &self,
+        request: Request<ApiBody>,
+        info: &RequestInfo,
+        sender: Result<User, ApiError>,
+        acting: &Result<(User, bool), ApiError>,
+    ) -> Result<ApiResponse, ApiError> {
         let Some(audit) = &self.audit else {
-            let (user, _) = acting?;
-            return self.admit(request, &info, &user, &mut None).await;
+            let (user, _) = acting.as_ref().map_err(Clone::clone)?;
+            return self.admit(request, info, user, &mut None).await;
         };
         let sender = sender.unwrap_or_else(|_| User::unknown());
         let other = acting.as_ref().ok().filter(|(_, impersonated)| *impersonated).map(|(user, _)| user);
-        let mut record = audit.received(&request, &info, &sender, other);
-        let result = match &acting {
-            Ok((user, _)) => self.admit(request, &info, user, &mut record).await,
+        let mut record = audit.received(&request, info, &sender, other);
+        let result = match acting {
+            Ok((user, _)) => self.admit(request, info, user, &mut record).await,
             Err(error) => Err(error.clone()),
         };
         match record {
-            Some(record) => Ok(record.answered(&info, result).await),
+            Some(record) => Ok(record.answered(info, result).await),
             None => result,
         }
     }
@@ -306,7 +330,7 @@ impl ApiServer {
         let permit = if info.verb != "watch" && is_long_running(info) {
             None
         } else {
-            Some(self.flow.acquire(user, info).await?)
+            Some(self.flow.acquire(user, info).instrument(part!("wait for a seat")).await?)
         };
         let authorized = self.authorize(user, info);
         if let Some(record) = record {
@@ -397,6 +421,9 @@ impl ApiServer {
         self.metrics.render(&mut out);
         self.flow.render(&mut out);
         out.extend(self.audit.as_ref().map(|audit| audit.metrics()));
+        if let Some(traces) = &self.traces {
+            traces.render(&mut out);
+        }
         out
     }
 

@@ -5,7 +5,7 @@
 //! the same for all.
 
 use bytes::Bytes;
-use sampan_api::kind::Subresource;
+use sampan_api::kind::{STATUS_METADATA, Subresource};
 use sampan_api::registry::{Kind, ScalePaths};
 use sampan_api::schema::Schema;
 use serde_json::{Value, json};
@@ -108,9 +108,10 @@ impl View {
         let mut new = old.clone();
         match self {
             Self::Object | Self::Binding => {}
-            Self::Status => {
-                if !kind.status_keeps_metadata {
-                    copy_metadata(&mut new, &document);
+            // Of an approval, the row of the kind keeps what is none of its business.
+            Self::Status | Self::Approval => {
+                for field in STATUS_METADATA.iter().filter(|field| !kind.status_keeps.contains(field)) {
+                    copy_field(&mut new["metadata"], &document["metadata"], field);
                 }
                 copy_field(&mut new, &document, "status");
             }
@@ -122,13 +123,6 @@ impl View {
             Self::EphemeralContainers => {
                 copy_field(&mut new["spec"], &document["spec"], "ephemeralContainers")
             }
-            Self::Approval => {
-                copy_metadata(&mut new, &document);
-                if !new["status"].is_object() {
-                    new["status"] = json!({});
-                }
-                copy_field(&mut new["status"], &document["status"], "conditions");
-            }
             Self::Resize => {
                 for list in ["containers", "initContainers"] {
                     if let Some(containers) = new.pointer_mut(&format!("/spec/{list}")) {
@@ -138,13 +132,6 @@ impl View {
             }
         }
         new
-    }
-}
-
-/// What clients may say about an object, besides its content, through one of its parts.
-fn copy_metadata(to: &mut Value, from: &Value) {
-    for field in ["labels", "annotations", "finalizers"] {
-        copy_field(&mut to["metadata"], &from["metadata"], field);
     }
 }
 

@@ -18,6 +18,7 @@ use sampan_api::registry::{Kind, Stored};
 use sampan_api::schema::Schema;
 use sampan_store::{Compare, KeyValue, Op, Transaction, TransactionResult};
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::admission::{self, Admission, Notes, Operation};
 use crate::auth::User;
@@ -29,6 +30,7 @@ use crate::encode;
 use crate::error::ApiError;
 use crate::request::Query;
 use crate::server::ApiServer;
+use crate::traces::part;
 use crate::versions::is_current_form;
 use crate::view::{DocumentType, View};
 
@@ -345,7 +347,8 @@ impl ApiServer {
         kind.schema.fill_in_defaults(&mut object);
         (kind.strategy.default)(&mut object);
         let admission = Admission::of(self, call, Operation::Create, None);
-        let held = admission::mutate(&admission, &mut object).await?;
+        let held = admission::mutate(&admission, &mut object).instrument(part!("mutating admission")).await?;
+        (kind.strategy.set_requester)(&mut object, call.user.requester());
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = metadata::validate(&object, kind.scope, kind.name_rule);
         errors.extend((kind.strategy.validate)(&object));
@@ -353,7 +356,8 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
-        let charges = admission::validate(&admission, &object).await?;
+        let charges =
+            admission::validate(&admission, &object).instrument(part!("validating admission")).await?;
         let time = seconds(call.now);
         let manager = call.manager(kind.api_version(), &time);
         match merged {
@@ -533,29 +537,31 @@ impl ApiServer {
         if call.view == View::Object && kind.has(Subresource::Status) {
             copy_field(&mut new, &old, "status");
         }
-        if call.view == View::Object {
-            (kind.strategy.prepare_update)(&mut new, &old);
+        match call.view {
+            View::Object => (kind.strategy.prepare_update)(&mut new, &old),
+            View::Status => (kind.strategy.prepare_status)(&mut new, &old, call.now),
+            View::Approval => (kind.strategy.prepare_approval)(&mut new, &old, call.now),
+            _ => {}
         }
         kind.schema.fill_in_defaults(&mut new);
         (kind.strategy.default)(&mut new);
         let admission = Admission::of(self, call, Operation::Update, Some(&old));
-        let held = admission::mutate(&admission, &mut new).await?;
+        let held = admission::mutate(&admission, &mut new).instrument(part!("mutating admission")).await?;
         let mut errors = metadata::validate(&new, kind.scope, kind.name_rule);
         errors.extend(metadata::validate_update(&new, &old));
-        if call.view != View::Status {
-            errors.extend((kind.strategy.validate)(&new));
-        }
         errors.extend(kind.schema.validate(&new, Some(&old)));
-        if call.view == View::Status {
-            errors.extend((kind.strategy.validate_status)(&new, &old));
-        }
+        errors.extend(match call.view {
+            View::Status => (kind.strategy.validate_status)(&new, &old),
+            View::Approval => (kind.strategy.validate_approval)(&new, &old),
+            _ => (kind.strategy.validate)(&new),
+        });
         if call.view == View::Object {
             errors.extend((kind.strategy.validate_update)(&new, &old));
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, call.name, &errors));
         }
-        let charges = admission::validate(&admission, &new).await?;
+        let charges = admission::validate(&admission, &new).instrument(part!("validating admission")).await?;
         if kind.generation && !same_spec(kind, &new, &old) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             new["metadata"]["generation"] = generation.into();

@@ -10,6 +10,7 @@ mod operations;
 mod plan;
 mod pod_record;
 mod probing;
+mod start_trace;
 mod status;
 mod status_patch;
 mod termination_message;

@@ -62,7 +62,7 @@ impl AccessArgs {
         if let Some(path) = &self.requestheader_client_ca_file {
             authentication.front_proxy = Some(FrontProxy::new(read(path)?));
         }
-        Ok(Access { authentication, audit: self.audit()? })
+        Ok(Access { authentication, audit: self.audit()?, traces: None })
     }
 
     fn audit(&self) -> Result<Option<Arc<Audit>>, Failure> {

@@ -7,7 +7,9 @@ mod cluster;
 mod connector;
 mod down;
 mod image;
+mod log;
 mod paths;
+mod traces;
 mod up;
 
 use std::net::SocketAddr;
@@ -15,7 +17,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 /// A container platform in one binary.
 #[derive(Parser)]
@@ -70,9 +71,16 @@ struct UpArgs {
     plain_http_registry: Vec<String>,
     #[command(flatten)]
     access: access::AccessArgs,
+    /// TracingConfiguration (apiserver.config.k8s.io): the collector that is told of requests, by OTLP over HTTP, and how
+    /// many of them [default: none, or what OTEL_EXPORTER_OTLP_ENDPOINT and its like say].
+    #[arg(long, value_name = "FILE")]
+    tracing_config_file: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace, or per part like `info,sampan_node=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
+    /// What a line of the log looks like.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    logging_format: log::Format,
 }
 
 #[derive(Args)]
@@ -157,13 +165,27 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    let log = if let Verb::Up(args) = &cli.verb { args.log.clone() } else { "warn".to_owned() };
-    if let Err(error) = start_log(&log) {
-        eprintln!("error: --log {log}: {error}");
+    let (filter, format) = match &cli.verb {
+        Verb::Up(args) => (args.log.as_str(), args.logging_format),
+        _ => ("warn", log::Format::Text),
+    };
+    let traces = match &cli.verb {
+        Verb::Up(args) => traces::start(args.tracing_config_file.as_deref()),
+        _ => Ok(None),
+    };
+    let (layer, exporter) = match traces {
+        Ok(traces) => traces.unzip(),
+        Err(error) => {
+            eprintln!("error: traces: {}", chain(&*error));
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = log::start(filter, format, layer) {
+        eprintln!("error: --log {filter}: {error}");
         return ExitCode::from(2);
     }
     let result = match cli.verb {
-        Verb::Up(args) => up::main(args),
+        Verb::Up(args) => up::main(args, exporter),
         Verb::Down(args) => down::main(&args),
         Verb::Image(args) => image::main(args),
     };
@@ -174,18 +196,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_log(filter: &str) -> Result<(), Failure> {
-    // The netlink library warns of every answer that says "no such link", which is how one asks whether a link exists.
-    let quiet =
-        if filter.contains("nlink") { String::new() } else { ",nlink=error,hickory_server=warn".to_owned() };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init()
 }
 
 /// An error with all its causes, each said once.

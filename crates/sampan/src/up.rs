@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use rustix::fs::FlockOperation;
-use sampan_apiserver::{ApiServer, InProcess, Pki, ServerConfig, User};
+use sampan_apiserver::{Access, ApiServer, InProcess, Pki, ServerConfig, TraceCounts, TraceExporter, User};
 use sampan_client::Informers;
 use sampan_image::ImageStore;
 use sampan_network::{DnsServer, Network};
@@ -23,6 +23,8 @@ use sampan_runtime::{NativeConfig, NativeRuntime};
 use sampan_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, DOMAIN, Deciding};
 use crate::connector::{HostNames, LocalNode};
@@ -30,11 +32,11 @@ use crate::paths::Paths;
 use crate::{Failure, UpArgs, chain};
 
 /// Runs the verb.
-pub(crate) fn main(args: UpArgs) -> Result<(), Failure> {
+pub(crate) fn main(args: UpArgs, traces: Option<TraceExporter>) -> Result<(), Failure> {
     let started = Instant::now();
     crate::require_root("up")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(run(args, started));
+    let result = runtime.block_on(run(args, traces, started));
     // Blocking threads (a tar being unpacked) have nothing to say any more.
     runtime.shutdown_background();
     result
@@ -63,7 +65,7 @@ impl PidFile {
     }
 }
 
-async fn run(args: UpArgs, started: Instant) -> Result<(), Failure> {
+async fn run(args: UpArgs, traces: Option<TraceExporter>, started: Instant) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let paths = Paths::new(&args.directories);
@@ -71,7 +73,9 @@ async fn run(args: UpArgs, started: Instant) -> Result<(), Failure> {
     let _pid = PidFile::take(&paths.pid())?;
     let listener =
         TcpListener::bind(args.bind).await.map_err(|e| format!("cannot listen on {}: {e}", args.bind))?;
-    let platform = Platform::start(&args, &paths, listener).await?;
+    let counts = traces.as_ref().map(TraceExporter::counts);
+    let traces = traces.map(Export::start);
+    let platform = Platform::start(&args, &paths, listener, counts).await?;
     let ready = platform.wait_ready();
     tokio::select! {
         () = ready => {
@@ -87,7 +91,30 @@ async fn run(args: UpArgs, started: Instant) -> Result<(), Failure> {
     }
     tracing::info!("ending; pods keep running");
     platform.stop().await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(())
+}
+
+/// The export of traces while it runs.
+struct Export {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Export {
+    fn start(exporter: TraceExporter) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { drop(stopped.await) };
+        Self { stop, task: tokio::spawn(exporter.run(Arc::new(HostNames), stopped)) }
+    }
+
+    /// Sends what is left; the exporter bounds how long that may take.
+    async fn stop(self) {
+        drop(self.stop);
+        let _ = self.task.await;
+    }
 }
 
 fn make_directories(paths: &Paths) -> Result<(), Failure> {
@@ -115,7 +142,12 @@ struct Platform {
 }
 
 impl Platform {
-    async fn start(args: &UpArgs, paths: &Paths, listener: TcpListener) -> Result<Self, Failure> {
+    async fn start(
+        args: &UpArgs,
+        paths: &Paths,
+        listener: TcpListener,
+        traces: Option<Arc<TraceCounts>>,
+    ) -> Result<Self, Failure> {
         let bound = listener.local_addr()?;
         let store = EmbeddedStore::open(&paths.store(), EmbeddedOptions::default())?;
         let deciding = Deciding::begin().await?;
@@ -137,7 +169,7 @@ impl Platform {
                 build: env!("CARGO_PKG_VERSION").to_owned(),
             },
             &pki,
-            args.access.access()?,
+            Access { traces, ..args.access.access()? },
         )
         .await?;
         server.set_resolver(Arc::new(HostNames));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::json::{default_field, int, is_empty, is_true, list, set, text};
 use super::rules;
 use crate::field::{Errors, Path};
-use crate::kind::{Column, NameRule, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, NameRule, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 /// APIServices.
@@ -18,7 +18,7 @@ pub static API_SERVICE: Row = Row {
     categories: &["api-extensions"],
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService",
     columns: &[
         Column::name(),

@@ -9,13 +9,13 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::json::{copy_field, is_empty, list, set, text};
+use super::json::{copy_field, default_field, is_empty, list, list_mut, set, text};
 use super::rules;
 use crate::field::{Errors, Path};
-use crate::kind::{Column, NameRule, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, NameRule, Requester, Row, Scope, Strategy, Subresource};
 use crate::{names, table};
 
-/// CertificateSigningRequests. Who asks is written into `spec` by the server, with [`set_requester`].
+/// CertificateSigningRequests. Who asks is written into `spec` by the server, whatever the client says.
 pub static CERTIFICATE_SIGNING_REQUEST: Row = Row {
     group: "certificates.k8s.io",
     kind: "CertificateSigningRequest",
@@ -38,8 +38,13 @@ pub static CERTIFICATE_SIGNING_REQUEST: Row = Row {
     name_rule: NameRule::PathSegment,
     strategy: Strategy {
         prepare_create: |request| set(request, "status", json!({})),
+        set_requester,
         prepare_update: |new, old| copy_field(new, old, "spec"),
+        prepare_status,
+        prepare_approval,
         validate: validate_request,
+        validate_status,
+        validate_approval,
         ..Strategy::PLAIN
     },
     ..Row::PLAIN
@@ -96,19 +101,26 @@ const USAGES: [&str; 23] = [
     "signing",
     "timestamping",
 ];
+/// Conditions that only `/approval` sets.
+const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 /// Conditions that are never taken back.
 const FINAL: [&str; 3] = ["Approved", "Denied", "Failed"];
 
 /// Writes into a new request who made it, whatever its writer claims to be.
-pub fn set_requester(request: &mut Value, username: &str, uid: &str, groups: &[String], extra: Value) {
+fn set_requester(request: &mut Value, requester: Requester<'_>) {
     let Some(spec) = request.get_mut("spec").filter(|spec| spec.is_object()) else {
         return;
     };
     for field in ["username", "uid", "groups", "extra"] {
         super::json::remove(spec, field);
     }
-    set(spec, "username", username);
-    let fields = [("uid", json!(uid)), ("groups", json!(groups)), ("extra", extra)];
+    let extra: Value = requester.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
+    let fields = [
+        ("username", json!(requester.username)),
+        ("uid", json!(requester.uid)),
+        ("groups", json!(requester.groups)),
+        ("extra", extra),
+    ];
     for (field, value) in fields.into_iter().filter(|(_, value)| !is_empty(value)) {
         set(spec, field, value);
     }
@@ -226,32 +238,62 @@ fn validate_final(errors: &mut Errors, new: &Value, old: &Value) {
     }
 }
 
-/// What a write to `/approval` changes: the conditions. Everything else is as it was.
-pub fn prepare_approval(new: &mut Value, old: &Value) {
-    let conditions = new["status"]["conditions"].clone();
+/// A write to `/approval` decides: it neither asks for something else nor hands out a certificate.
+fn prepare_approval(new: &mut Value, old: &Value, now: Timestamp) {
     copy_field(new, old, "spec");
-    let mut status = if old["status"].is_object() { old["status"].clone() } else { json!({}) };
-    if conditions.is_null() {
-        super::json::remove(&mut status, "conditions");
+    if new["status"].is_object() {
+        copy_field(&mut new["status"], &old["status"], "certificate");
     } else {
-        set(&mut status, "conditions", conditions);
+        copy_field(new, old, "status");
     }
-    set(new, "status", status);
+    set_times(new, old, now);
+}
+
+/// A write to `/status` leaves decisions as they are: those that are still there keep every word of theirs.
+fn prepare_status(new: &mut Value, old: &Value, now: Timestamp) {
+    copy_field(new, old, "spec");
+    for type_ in DECISIONS {
+        if count(new, type_) != count(old, type_) {
+            continue;
+        }
+        let of_type = |condition: &&Value| condition["type"] == type_;
+        let kept = list(&old["status"]["conditions"]).iter().filter(of_type);
+        let conditions = list_mut(new, "/status/conditions");
+        for (condition, kept) in conditions.filter(|c| c["type"] == type_).zip(kept) {
+            *condition = kept.clone();
+        }
+    }
+    set_times(new, old, now);
+}
+
+/// Fills in the times of conditions that come without: a state that was there before has been so since then.
+fn set_times(new: &mut Value, old: &Value, now: Timestamp) {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+    for condition in list_mut(new, "/status/conditions").filter(|condition| condition.is_object()) {
+        default_field(condition, "lastUpdateTime", now.as_str());
+        let before = list(&old["status"]["conditions"]).iter().find(|before| {
+            before["type"] == condition["type"]
+                && before["status"] == condition["status"]
+                && !is_empty(&before["lastTransitionTime"])
+        });
+        let since = before.map_or_else(|| json!(now), |before| before["lastTransitionTime"].clone());
+        default_field(condition, "lastTransitionTime", since);
+    }
 }
 
 /// Checks a write to `/approval`: `(new, old)`.
-pub fn validate_approval(new: &Value, old: &Value) -> Errors {
+fn validate_approval(new: &Value, old: &Value) -> Errors {
     let mut errors = validate_conditions(new);
     validate_final(&mut errors, new, old);
     errors
 }
 
 /// Checks a write to `/status`: the signer hands out a certificate or says why not, and does not approve.
-pub fn validate_status(new: &Value, old: &Value) -> Errors {
+fn validate_status(new: &Value, old: &Value) -> Errors {
     let mut errors = validate_conditions(new);
     validate_final(&mut errors, new, old);
     let path = Path::new("status");
-    for type_ in ["Approved", "Denied"].iter().filter(|type_| count(new, type_) > count(old, type_)) {
+    for type_ in DECISIONS.iter().filter(|type_| count(new, type_) > count(old, type_)) {
         let detail = format!("updates may not add a condition of type \"{type_}\"");
         errors.forbidden(&path.child("conditions"), detail);
     }
@@ -446,7 +488,11 @@ mod tests {
     fn the_server_says_who_asks() {
         let mut request =
             with(good(), &[("/spec/groups", json!(["system:masters"])), ("/spec/uid", json!("1"))]);
-        set_requester(&mut request, "bob", "", &["system:authenticated".to_owned()], Value::Null);
+        let groups = ["system:authenticated".to_owned()];
+        let extra = [("scopes".to_owned(), vec!["a".to_owned()])];
+        let bob = Requester { username: "bob", uid: "", groups: &groups, extra: &extra };
+        set_requester(&mut request, bob);
+        assert_eq!(request["spec"]["extra"], json!({"scopes": ["a"]}));
         assert_eq!(request["spec"]["username"], "bob");
         assert_eq!(request["spec"]["groups"], json!(["system:authenticated"]));
         assert!(request["spec"].get("uid").is_none());
@@ -486,9 +532,58 @@ mod tests {
             &["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""],
         );
         assert_eq!(validate_status(&approved, &issued).0.len(), 1, "a certificate is not taken away");
-        let mut forged = with(issued.clone(), &[("/spec/username", json!("eve"))]);
-        prepare_approval(&mut forged, &approved);
-        assert_eq!(forged, approved);
+    }
+
+    #[test]
+    fn what_a_part_may_change() {
+        let now: Timestamp = "2026-01-02T00:00:00.5Z".parse().expect("a time");
+        let certificate = STANDARD.encode(pem("CERTIFICATE", "AAAA"));
+        let condition = |type_: &str, reason: &str, day: &str| {
+            let time = format!("2026-01-0{day}T00:00:00Z");
+            json!({"type": type_, "status": "True", "reason": reason, "lastUpdateTime": time, "lastTransitionTime": time})
+        };
+        let with_conditions =
+            |conditions: Value| with(good(), &[("/status", json!({"conditions": conditions}))]);
+        let approved = with_conditions(json!([condition("Approved", "by ann", "1")]));
+        let asked = json!([{"type": "Approved", "status": "True", "reason": "by ann"}]);
+        type Prepare = fn(&mut Value, &Value, Timestamp);
+        let rows: Vec<(&str, Prepare, Value, Value, Value)> = vec![
+            (
+                "an approval gets its times, and gives no certificate",
+                prepare_approval,
+                with(with_conditions(asked), &[("/status/certificate", json!(certificate))]),
+                good(),
+                with_conditions(json!([condition("Approved", "by ann", "2")])),
+            ),
+            (
+                "nobody asks for another",
+                prepare_approval,
+                with(approved.clone(), &[("/spec/username", json!("eve"))]),
+                approved.clone(),
+                approved.clone(),
+            ),
+            (
+                "a signer does not rewrite a decision",
+                prepare_status,
+                with_conditions(json!([condition("Approved", "by eve", "2")])),
+                approved.clone(),
+                approved.clone(),
+            ),
+            (
+                "what stays keeps the time of its beginning",
+                prepare_status,
+                with_conditions(json!([{"type": "Late", "status": "True", "reason": "more"}])),
+                with_conditions(json!([condition("Late", "some", "1")])),
+                with_conditions(json!([{
+                    "type": "Late", "status": "True", "reason": "more",
+                    "lastUpdateTime": "2026-01-02T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }])),
+            ),
+        ];
+        for (what, prepare, mut new, old, expected) in rows {
+            prepare(&mut new, &old, now);
+            assert_eq!(new, expected, "{what}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::json::{default_field, is_true, list, list_mut, set, text};
 use super::rules::{self, NameCheck};
 use crate::field::{Errors, Path};
 use crate::json_path::JsonPath;
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::names;
 use crate::structural::{Node, Structural};
 
@@ -29,7 +29,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
     categories: &["api-extensions"],
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
     columns: &[Column::name(), Column::new("Created At", "When the definition was created.").of_type("date")],
     table_row,
@@ -41,6 +41,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Row = Row {
         validate,
         validate_update,
         validate_status: |new, _| validate_stored_versions(new),
+        ..Strategy::PLAIN
     },
     ..Row::PLAIN
 };

@@ -30,6 +30,7 @@ pub static DEPLOYMENT: Row = Row {
     short_names: &["deploy"],
     categories: &["all"],
     subresources: &[Subresource::Scale, Subresource::Status],
+    status_keeps: &["labels"],
     schema: "io.k8s.api.apps.v1.Deployment",
     columns: COLUMNS,
     table_row,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::json::{int, is_empty, list, list_mut, same, set, text};
 use super::rules;
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 const DEVICES: Row = Row { group: "resource.k8s.io", ..Row::PLAIN };
@@ -37,6 +37,7 @@ pub static RESOURCE_CLAIM: Row = Row {
     plural: "resourceclaims",
     singular: "resourceclaim",
     subresources: &[Subresource::Status],
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.resource.v1.ResourceClaim",
     returns_deleted: true,
     columns: &[

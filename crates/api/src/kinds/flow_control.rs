@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::json::{int, is_empty, is_true, list, same, set, text};
 use super::rules::{self, wildcard_list};
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 /// FlowSchemas.
@@ -22,7 +22,7 @@ pub static FLOW_SCHEMA: Row = Row {
     singular: "flowschema",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.flowcontrol.v1.FlowSchema",
     columns: &[
         Column::name(),
@@ -50,7 +50,7 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Row = Row {
     singular: "prioritylevelconfiguration",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration",
     columns: &[
         Column::name(),
@@ -71,8 +71,10 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Row = Row {
     ..Row::PLAIN
 };
 
-const EXEMPT: &str = "exempt";
-const CATCH_ALL: &str = "catch-all";
+/// Requests that are never held back.
+pub const EXEMPT: &str = "exempt";
+/// What nothing else matches.
+pub const CATCH_ALL: &str = "catch-all";
 const MAX_PRECEDENCE: i64 = 10_000;
 const MAX_QUEUES: i64 = 10_000_000;
 /// A flow's hand of queues is dealt from a hash of this many bits.
@@ -116,6 +118,16 @@ pub fn mandatory(kind: &str, name: &str) -> Option<Value> {
     }
 }
 
+/// Whether an object of one of the two kinds is specified as wanted. What the exempt level keeps free is not specified:
+/// it is for administrators to set.
+pub fn is_specified(name: &str, spec: &Value, wanted: &Value) -> bool {
+    let mut wanted = wanted.clone();
+    if name == EXEMPT && wanted["type"] == "Exempt" {
+        super::json::copy_field(&mut wanted, spec, "exempt");
+    }
+    same(spec, &wanted)
+}
+
 fn validate_schema(schema: &Value) -> Errors {
     let mut errors = Errors::new();
     let (path, spec, name) = (Path::new("spec"), &schema["spec"], text(&schema["metadata"]["name"]));
@@ -143,7 +155,7 @@ fn validate_schema(schema: &Value) -> Errors {
     for (index, rule) in list(&spec["rules"]).iter().enumerate() {
         validate_rule(&mut errors, &path.child("rules").index(index), rule);
     }
-    if mandatory("FlowSchema", name).is_some_and(|wanted| !same(spec, &wanted)) {
+    if mandatory("FlowSchema", name).is_some_and(|wanted| !is_specified(name, spec, &wanted)) {
         errors.invalid(&path, spec.clone(), format!("spec of '{name}' must equal the fixed value"));
     }
     errors.extend(validate_conditions(schema));
@@ -306,18 +318,14 @@ fn validate_level(level: &Value) -> Errors {
 
 /// Of the two mandatory levels, only the shares of the exempt one are for administrators to set.
 fn validate_fixed(errors: &mut Errors, path: &Path, spec: &Value, name: &str) {
-    let Some(mut wanted) = mandatory("PriorityLevelConfiguration", name) else {
+    let Some(wanted) = mandatory("PriorityLevelConfiguration", name) else {
         return;
     };
-    if name != EXEMPT {
-        if !same(spec, &wanted) {
-            errors.invalid(path, spec.clone(), format!("spec of '{name}' must equal the fixed value"));
-        }
-        return;
-    }
-    super::json::copy_field(&mut wanted, spec, "exempt");
-    if !same(spec, &wanted) {
-        let detail = "spec of 'exempt' except the 'spec.exempt' field must equal the fixed value";
+    if !is_specified(name, spec, &wanted) {
+        let detail = match name {
+            EXEMPT => "spec of 'exempt' except the 'spec.exempt' field must equal the fixed value".to_owned(),
+            _ => format!("spec of '{name}' must equal the fixed value"),
+        };
         errors.invalid(path, spec.clone(), detail);
     }
 }

@@ -58,6 +58,8 @@ pub static POD: Row = Row {
         Subresource::Resize,
         Subresource::Status,
     ],
+    // Old nodes damage owners in what they write back.
+    status_keeps: &["ownerReferences"],
     schema: "io.k8s.api.core.v1.Pod",
     returns_deleted: true,
     columns: COLUMNS,

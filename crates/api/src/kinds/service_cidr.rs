@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::json::{list, set, text};
 use super::rules;
 use crate::field::{Errors, Path};
-use crate::kind::{Column, NameRule, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, NameRule, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 /// ServiceCIDRs.
@@ -19,6 +19,7 @@ pub static SERVICE_CIDR: Row = Row {
     singular: "servicecidr",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.networking.v1.ServiceCIDR",
     columns: &[Column::name(), Column::new("CIDRs", "Ranges of addresses."), Column::age()],
     table_row: cidr_row,

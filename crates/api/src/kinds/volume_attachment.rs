@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::json::{is_true, same, set, text};
 use super::{rules, storage};
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 /// VolumeAttachments.
@@ -17,7 +17,7 @@ pub static VOLUME_ATTACHMENT: Row = Row {
     singular: "volumeattachment",
     scope: Scope::Cluster,
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.storage.v1.VolumeAttachment",
     returns_deleted: true,
     columns: &[

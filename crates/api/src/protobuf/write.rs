@@ -246,9 +246,9 @@ fn single(
             tag(out, field, 1);
             out.extend_from_slice(&value.as_f64().ok_or_else(wrong)?.to_le_bytes());
         }
-        FieldType::Time => {
+        FieldType::Time | FieldType::MicroTime => {
             let time: jiff::Timestamp = text()?.parse().map_err(|_| wrong())?;
-            nested(out, field, |out| timestamp(out, time))?;
+            nested(out, field, |out| timestamp(out, time, *type_ == FieldType::MicroTime))?;
         }
         FieldType::Quantity => {
             let quantity = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -269,13 +269,15 @@ fn single(
     Ok(())
 }
 
-fn timestamp(out: &mut Vec<u8>, time: jiff::Timestamp) -> Result<(), ProtobufError> {
+/// Seconds, and of a micro time what there is of the next one.
+fn timestamp(out: &mut Vec<u8>, time: jiff::Timestamp, micro: bool) -> Result<(), ProtobufError> {
     const NANOS: i128 = 1_000_000_000;
     let nanos = time.as_nanosecond();
     let seconds =
         i64::try_from(nanos.div_euclid(NANOS)).map_err(|_| ProtobufError::Value(time.to_string()))?;
     number(out, 1, seconds);
-    number(out, 2, i64::try_from(nanos.rem_euclid(NANOS)).unwrap_or(0));
+    let rest = i64::try_from(nanos.rem_euclid(NANOS)).unwrap_or(0);
+    number(out, 2, if micro { rest - rest % 1000 } else { 0 });
     Ok(())
 }
 
@@ -357,7 +359,9 @@ mod tests {
             FieldType::Int32 => json!(if i.is_multiple_of(2) { number } else { -number }),
             FieldType::Int64 => json!(i64::MIN + number),
             FieldType::Double => json!(number as f64 + 0.5),
-            FieldType::Time => json!("2024-05-06T07:08:09.123456Z"),
+            FieldType::Time => json!("2024-05-06T07:08:09Z"),
+            FieldType::MicroTime if i.is_multiple_of(2) => json!("2024-05-06T07:08:09.123456Z"),
+            FieldType::MicroTime => json!("2024-05-06T07:08:09.000000Z"),
             FieldType::IntOrString if i.is_multiple_of(2) => json!("25%"),
             FieldType::IntOrString => json!(number),
             FieldType::Quantity => json!("100m"),

@@ -1,7 +1,8 @@
-//! Certificate signing requests: who asks is written down by the server, and who approves or signs must be allowed to for
-//! that signer (upstream's plug-ins CertificateApproval, CertificateSigning and CertificateSubjectRestriction).
+//! Certificate signing requests: who approves or signs must be allowed to for that signer (upstream's plug-ins
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction). What a decision and a status may say is the
+//! business of the kind's row.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Admission;
 use crate::auth::MASTERS;
@@ -10,23 +11,6 @@ use crate::certificates::request::{CLIENT, KUBELET_CLIENT, KUBELET_SERVING, Requ
 use crate::certificates::{GROUP, REQUESTS};
 use crate::error::ApiError;
 use crate::view::View;
-
-/// Sets whom a new request is from, whatever the client wrote.
-pub(super) fn requester(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
-    if !admission.is(GROUP, REQUESTS) || admission.old.is_some() {
-        return Ok(());
-    }
-    let user = admission.user;
-    let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return Ok(());
-    }
-    spec["username"] = user.name.clone().into();
-    spec["groups"] = json!(user.groups);
-    spec["uid"] = user.uid.clone().into();
-    spec["extra"] = user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect();
-    Ok(())
-}
 
 /// Refuses what the user may not do with the request's signer.
 pub(super) fn signer(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
@@ -38,21 +22,12 @@ pub(super) fn signer(admission: &Admission<'_>, object: &Value) -> Result<(), Ap
         (View::Object, None) => subject(admission, object, signer),
         (View::Approval, Some(_)) => may(admission, object, "approve", signer),
         (View::Status, Some(old)) => {
-            if decisions(old) != decisions(object) {
-                let why = "conditions Approved and Denied are changed by the subresource approval only";
-                return Err(admission.forbidden(object, why));
-            }
             let signs = old["status"]["certificate"] != object["status"]["certificate"]
                 || old["status"]["conditions"] != object["status"]["conditions"];
             if signs { may(admission, object, "sign", signer) } else { Ok(()) }
         }
         _ => Ok(()),
     }
-}
-
-fn decisions(object: &Value) -> Vec<&Value> {
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|condition| condition["type"] == "Approved" || condition["type"] == "Denied").collect()
 }
 
 /// Nobody becomes a member of `system:masters` by a request, and a node asks for itself only.

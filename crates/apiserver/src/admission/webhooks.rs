@@ -220,7 +220,13 @@ impl Webhooks {
             return Err(ApiError::bad_request(why));
         }
         let began = Instant::now();
-        let answer = self.consult(webhook, request, version, document).await;
+        let span = crate::traces::part!(
+            "admission webhook",
+            webhook.name = webhook.name,
+            webhook.type = if webhook.mutating { "admit" } else { "validating" }
+        );
+        let asking = self.consult(webhook, request, version, document);
+        let answer = tracing::Instrument::instrument(asking, span).await;
         let kind = if webhook.mutating { "admit" } else { "validating" };
         let rejected = match &answer {
             Ok(verdict) => verdict.refusal.is_some(),
@@ -238,7 +244,15 @@ impl Webhooks {
                 if webhook.fails_closed {
                     return Err(ApiError::internal(message));
                 }
-                tracing::warn!(%message, "a webhook that fails open");
+                tracing::warn!(
+                    webhook = webhook.name,
+                    operation = request.operation.as_str(),
+                    resource = &*request.kind.plural,
+                    namespace = request.namespace,
+                    name = request.name,
+                    error = message,
+                    "a webhook that fails open"
+                );
                 Ok(None)
             }
         }

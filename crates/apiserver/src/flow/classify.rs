@@ -4,10 +4,11 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use sampan_api::kinds::flow_control::{CATCH_ALL, EXEMPT};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::defaults::{self, CATCH_ALL, EXEMPT};
+use super::defaults;
 use super::scheduler::LevelConfig;
 use crate::auth::User;
 use crate::request::RequestInfo;

@@ -1,16 +1,15 @@
 //! The priority levels and flow schemas every cluster has. Names, order and numbers are upstream's
-//! (`pkg/apis/flowcontrol/bootstrap/default.go`); what an administrator changed stays changed.
+//! (`pkg/apis/flowcontrol/bootstrap/default.go`). Two of each are mandatory, which is to say that the kind's rules know
+//! them too ([`mandatory`]); the others are suggestions, see [`super::upkeep`].
 
+use sampan_api::kinds::flow_control::{CATCH_ALL, EXEMPT, mandatory};
 use serde_json::{Value, json};
 
-/// Requests that are never held back.
-pub(super) const EXEMPT: &str = "exempt";
-/// What nothing else matches.
-pub(super) const CATCH_ALL: &str = "catch-all";
+/// Set to `false` by who wants a suggested object to stay as it is.
+pub(super) const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
-/// Shares, lendable percent, queues, hand size; no queues means that what finds no seat is refused.
+/// Shares, lendable percent, queues, hand size.
 const LEVELS: &[(&str, i64, i64, i64, i64)] = &[
-    (CATCH_ALL, 5, 0, 0, 0),
     ("system", 30, 33, 64, 6),
     ("node-high", 40, 25, 64, 6),
     ("leader-election", 10, 0, 16, 4),
@@ -51,14 +50,6 @@ const BY_NAMESPACE: &str = "ByNamespace";
 const EVERYBODY: &[Who] = &[Who::Group("system:unauthenticated"), Who::Group("system:authenticated")];
 
 const SCHEMAS: &[Schema] = &[
-    Schema {
-        name: EXEMPT,
-        precedence: 1,
-        level: EXEMPT,
-        distinguisher: "",
-        who: &[Who::Group("system:masters")],
-        what: What::Everything,
-    },
     Schema {
         name: "probes",
         precedence: 2,
@@ -155,29 +146,13 @@ const SCHEMAS: &[Schema] = &[
         who: EVERYBODY,
         what: What::Everything,
     },
-    Schema {
-        name: CATCH_ALL,
-        precedence: 10_000,
-        level: CATCH_ALL,
-        distinguisher: BY_USER,
-        who: EVERYBODY,
-        what: What::Everything,
-    },
 ];
 
 /// `PriorityLevelConfiguration` objects.
 pub(crate) fn levels() -> Vec<Value> {
-    let exempt = json!({
-        "metadata": metadata(EXEMPT),
-        "spec": {"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}},
-    });
-    let limited = LEVELS.iter().map(|(name, shares, lendable, queues, hand)| {
-        let response = if *queues == 0 {
-            json!({"type": "Reject"})
-        } else {
-            let queuing = json!({"queues": queues, "handSize": hand, "queueLengthLimit": QUEUE_LENGTH_LIMIT});
-            json!({"type": "Queue", "queuing": queuing})
-        };
+    let suggested = LEVELS.iter().map(|(name, shares, lendable, queues, hand)| {
+        let queuing = json!({"queues": queues, "handSize": hand, "queueLengthLimit": QUEUE_LENGTH_LIMIT});
+        let response = json!({"type": "Queue", "queuing": queuing});
         json!({
             "metadata": metadata(name),
             "spec": {"type": "Limited", "limited": {
@@ -185,12 +160,17 @@ pub(crate) fn levels() -> Vec<Value> {
             }},
         })
     });
-    std::iter::once(exempt).chain(limited).collect()
+    mandatory_objects("PriorityLevelConfiguration").chain(suggested).collect()
 }
 
 /// `FlowSchema` objects.
 pub(crate) fn schemas() -> Vec<Value> {
-    SCHEMAS.iter().map(schema).collect()
+    mandatory_objects("FlowSchema").chain(SCHEMAS.iter().map(schema)).collect()
+}
+
+fn mandatory_objects(kind: &str) -> impl Iterator<Item = Value> {
+    let object = move |name| Some(json!({"metadata": metadata(name), "spec": mandatory(kind, name)?}));
+    [EXEMPT, CATCH_ALL].into_iter().filter_map(object)
 }
 
 fn schema(schema: &Schema) -> Value {
@@ -244,5 +224,5 @@ fn schema(schema: &Schema) -> Value {
 }
 
 fn metadata(name: &str) -> Value {
-    json!({"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}})
+    json!({"name": name, "annotations": {AUTO_UPDATE: "true"}})
 }

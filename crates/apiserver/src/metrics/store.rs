@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use sampan_store::{
     KeyValue, Range, RangePage, Revision, Store, StoreError, Transaction, TransactionResult, Watch,
 };
+use tracing::Instrument as _;
 
 use super::{Metrics, StoreOperation};
+use crate::traces::part;
 
 /// Times what is asked of a store.
 pub(crate) struct TimedStore {
@@ -31,21 +33,26 @@ impl Store for TimedStore {
 
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
         let start = Instant::now();
-        let result = self.store.get(key).await;
+        let result = self.store.get(key).instrument(part!("store get", db.operation.name = "get")).await;
         self.metrics.store(StoreOperation::Get, start.elapsed());
         result
     }
 
     async fn range(&self, range: Range) -> Result<RangePage, StoreError> {
         let start = Instant::now();
-        let result = self.store.range(range).await;
+        let result =
+            self.store.range(range).instrument(part!("store list", db.operation.name = "range")).await;
         self.metrics.store(StoreOperation::List, start.elapsed());
         result
     }
 
     async fn transact(&self, transaction: Transaction) -> Result<TransactionResult, StoreError> {
         let start = Instant::now();
-        let result = self.store.transact(transaction).await;
+        let result = self
+            .store
+            .transact(transaction)
+            .instrument(part!("store transaction", db.operation.name = "transact"))
+            .await;
         self.metrics.store(StoreOperation::Update, start.elapsed());
         result
     }

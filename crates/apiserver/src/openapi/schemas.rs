@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use sampan_api::defaults;
+use sampan_api::enums::Enums;
 use sampan_api::registry::Kind;
 use sampan_api::schema::{Field, FieldType, ListType, Schema, Type, Types, Union};
 use serde_json::{Map, Value, json};
@@ -40,6 +41,7 @@ pub(super) struct Schemas<'a> {
     kinds: &'a [&'a Kind],
     dialect: Dialect,
     descriptions: &'a Descriptions,
+    enums: Enums,
     waiting: Vec<String>,
     seen: BTreeSet<String>,
 }
@@ -56,7 +58,7 @@ impl<'a> Schemas<'a> {
             }
             waiting.extend(kind.subresources.iter().filter_map(|s| operations::body_schema(*s)));
         }
-        Self { kinds, dialect, descriptions, waiting, seen: BTreeSet::new() }
+        Self { kinds, dialect, descriptions, enums: Enums::read(), waiting, seen: BTreeSet::new() }
     }
 
     fn schema(&mut self, name: &str) -> Option<Value> {
@@ -134,6 +136,9 @@ impl<'a> Schemas<'a> {
                 schema["default"] = default.clone();
             }
             extensions(field, &mut schema);
+            if let Some(values) = self.enums.of(type_.name, field.name) {
+                element(&mut schema)["enum"] = json!(values);
+            }
             properties.insert(field.name.to_owned(), schema);
             if field.required {
                 required.push(field.name);
@@ -165,7 +170,7 @@ impl<'a> Schemas<'a> {
             FieldType::Int32 => json!({"type": "integer", "format": "int32"}),
             FieldType::Int64 => json!({"type": "integer", "format": "int64"}),
             FieldType::Double => json!({"type": "number", "format": "double"}),
-            FieldType::Time => json!({"type": "string", "format": "date-time"}),
+            FieldType::Time | FieldType::MicroTime => json!({"type": "string", "format": "date-time"}),
             FieldType::Any => json!({"x-kubernetes-preserve-unknown-fields": true}),
             FieldType::Object => json!({"type": "object"}),
             FieldType::Struct(name) => self.refer(name),
@@ -235,6 +240,15 @@ fn union(union: &Union) -> Value {
         out["discriminator"] = discriminator.into();
     }
     out
+}
+
+/// The schema of what a list or map holds, or the schema itself.
+fn element(schema: &mut Value) -> &mut Value {
+    let inner = ["items", "additionalProperties"].into_iter().find(|inner| schema[*inner].is_object());
+    match inner {
+        Some(inner) => element(&mut schema[inner]),
+        None => schema,
+    }
 }
 
 /// With the first letter as a capital.

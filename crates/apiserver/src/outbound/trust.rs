@@ -79,7 +79,7 @@ impl Trust {
     }
 
     /// TLS towards the target.
-    pub(super) fn client_config(&self, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, String> {
+    pub(crate) fn client_config(&self, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = Arc::new(Verifier::new(self, &provider)?);
         let builder = ClientConfig::builder_with_provider(provider)

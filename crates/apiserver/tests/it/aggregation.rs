@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use crate::outside::{Certificate, Outside, json_answer};
-use crate::world::{JSON, World, admin};
+use crate::world::{JSON, World, admin, eventually};
 
 const API_SERVICES: &str = "apiservices.apiregistration.k8s.io";
-const THINGS: &str = "/apis/ext.example/v1/things";
+pub(crate) const THINGS: &str = "/apis/ext.example/v1/things";
 
 /// Every address of the cluster is the extension server.
 struct OneServer(std::net::SocketAddr);
@@ -113,11 +113,17 @@ async fn extension(world: &World, lines: Option<mpsc::Receiver<String>>) -> Outs
 
 async fn world_with(lines: Option<mpsc::Receiver<String>>) -> (World, Outside) {
     let world = World::new().await;
-    let outside = extension(&world, lines).await;
-    world.server.set_node_connector(Arc::new(OneServer(outside.address)));
-    add_service(&world).await;
-    world.install(API_SERVICES, &api_service(&outside.bundle, true)).await;
+    let outside = extended(&world, lines).await;
     (world, outside)
+}
+
+/// Gives a world its extension server.
+pub(crate) async fn extended(world: &World, lines: Option<mpsc::Receiver<String>>) -> Outside {
+    let outside = extension(world, lines).await;
+    world.server.set_node_connector(Arc::new(OneServer(outside.address)));
+    add_service(world).await;
+    world.install(API_SERVICES, &api_service(&outside.bundle, true)).await;
+    outside
 }
 
 /// The aggregated entry of the extension group, once it looks as wanted.
@@ -291,12 +297,17 @@ async fn availability_is_kept() {
     service["metadata"] = json!({"name": "v1.ext.example"});
     world.post("/apis/apiregistration.k8s.io/v1/apiservices", &service).await.expect(201);
     assert_eq!(reason(&world, "v1.ext.example", "ServiceNotFound").await, "False");
-    world.get(THINGS).await.expect(503);
+    settles(&world, 503).await;
     add_service(&world).await;
     assert_eq!(reason(&world, "v1.ext.example", "Passed").await, "True");
-    world.get(THINGS).await.expect(200);
+    settles(&world, 200).await;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     world.delete(&format!("{slices}/ext-1")).await.expect(200);
     assert_eq!(reason(&world, "v1.ext.example", "EndpointsNotFound").await, "False");
-    world.get(THINGS).await.expect(503);
+    settles(&world, 503).await;
+}
+
+/// Waits until the things are answered like this: what is served follows the condition by an event.
+async fn settles(world: &World, code: u16) {
+    eventually("the other answer", async || world.get(THINGS).await.code == code).await;
 }

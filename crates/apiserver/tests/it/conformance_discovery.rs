@@ -165,6 +165,45 @@ async fn openapi_documents_have_every_definition() {
 }
 
 #[tokio::test]
+async fn openapi_documents_say_which_values_there_are() {
+    let world = World::new().await;
+    let old = world.get("/openapi/v2").await.expect(200);
+    let core = world.get("/openapi/v3/api/v1").await.expect(200);
+    let apps = world.get("/openapi/v3/apis/apps/v1").await.expect(200);
+    // Type, field and where in it, values.
+    let rows = [
+        (&core, "core.v1.Container", "imagePullPolicy", "/enum", json!(["Always", "IfNotPresent", "Never"])),
+        (&core, "core.v1.ServiceSpec", "ipFamilies", "/items/enum", json!(["", "IPv4", "IPv6"])),
+        (
+            &core,
+            "core.v1.PersistentVolumeClaimStatus",
+            "allocatedResourceStatuses",
+            "/additionalProperties/enum",
+            json!([
+                "ControllerResizeInProgress",
+                "ControllerResizeInfeasible",
+                "NodeResizeInProgress",
+                "NodeResizeInfeasible",
+                "NodeResizePending",
+            ]),
+        ),
+        (&apps, "apps.v1.DeploymentStrategy", "type", "/enum", json!(["Recreate", "RollingUpdate"])),
+        (&apps, "core.v1.PodSpec", "restartPolicy", "/enum", json!(["Always", "Never", "OnFailure"])),
+        (&core, "core.v1.Container", "image", "/enum", Value::Null),
+    ];
+    for (new, type_name, field, place, mut expected) in rows {
+        if let Some(values) = expected.as_array_mut() {
+            values.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        }
+        for (schemas, document) in [("/definitions", &old), ("/components/schemas", new)] {
+            let found =
+                document.pointer(&format!("{schemas}/io.k8s.api.{type_name}/properties/{field}{place}"));
+            assert_eq!(found.unwrap_or(&Value::Null), &expected, "{type_name}.{field} in {schemas}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn openapi_documents_follow_the_versions() {
     let world = World::new().await;
     let foos =

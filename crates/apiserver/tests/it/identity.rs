@@ -160,7 +160,7 @@ async fn people_come_with_tokens_of_a_provider() {
         fetch: Some(provider.clone()),
         front_proxy: None,
     };
-    let world = World::with(Access { authentication, audit: None }, |store, _| store).await;
+    let world = World::with(Access { authentication, ..Access::default() }, |store, _| store).await;
     let claims = |audience: &str| {
         let exp = 4_000_000_000_i64;
         json!({"iss": "https://id.example.com", "sub": "ann", "aud": audience, "exp": exp, "groups": ["dev"]})

@@ -1,6 +1,7 @@
 //! The API through its real pipeline: the same service that clients of the process use, over a real store.
 
 mod access;
+mod access_log;
 mod admission;
 mod aggregation;
 mod audit;
@@ -17,12 +18,15 @@ mod conformance_webhooks;
 mod custom;
 mod documents;
 mod every_kind;
+mod fairness;
 mod identity;
 mod nodes;
 mod operations;
 mod outside;
 mod protocol;
 mod secrecy;
+mod signing;
+mod traces;
 mod webhooks;
 mod wire;
 mod world;

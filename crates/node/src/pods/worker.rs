@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use sampan_runtime::{ContainerId, PodSandbox, RuntimeError, SandboxId, SandboxState};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tracing::Instrument as _;
 
 use super::model::PodModel;
 use super::observed::{Failure, Kill, Observed, Op, Run, Sandbox, Step, Teardown};
@@ -17,6 +18,7 @@ use super::operations::{self, Done, Operations};
 use super::plan::{self, Action, PULL_ERROR_SHOWN, next_delay, plan};
 use super::pod_record::{adopted_health, remembered_runs, revision, shows_metadata};
 use super::probing::{ProbeReport, Probing};
+use super::start_trace::StartTrace;
 use super::status::{StatusInput, status};
 use super::status_patch;
 use super::termination_message;
@@ -96,6 +98,7 @@ struct Worker {
     last_patch: Option<(serde_json::Value, i64)>,
     /// An attempt whose waiting for a restart has been told as an event.
     told_backoff: BTreeMap<String, u32>,
+    start_trace: StartTrace,
 }
 
 impl Worker {
@@ -119,6 +122,7 @@ impl Worker {
         Self {
             operations: Arc::new(Operations::new(Arc::clone(&context))),
             probing: Probing::new(Arc::clone(&context), sender),
+            start_trace: StartTrace::new(&model, !sandboxes.is_empty()),
             sandboxes: sandboxes.into_iter().map(|sandbox| sandbox.id).collect(),
             context,
             model,
@@ -145,6 +149,7 @@ impl Worker {
                 tracing::warn!(pod = self.model.label(), error = chain(&error), "cannot look at the pod");
             }
             let now = now();
+            self.start_trace.look(&self.model, &self.observed, now);
             self.turn_pull_errors(now);
             let plan = plan(&self.model, &self.observed, now);
             if plan.done && self.tasks.is_empty() {
@@ -469,7 +474,7 @@ impl Worker {
     }
 
     fn spawn(&mut self, op: Op, work: impl Future<Output = Done> + Send + 'static) {
-        let handle = self.tasks.spawn(work);
+        let handle = self.tasks.spawn(work.instrument(self.start_trace.part(&op)));
         self.task_ops.insert(handle.id(), (op.clone(), handle));
         self.observed.in_flight.insert(op);
     }
@@ -515,6 +520,7 @@ impl Worker {
                 self.observed.volumes_refresh_at = refresh_at;
             }
             Done::Volumes(Err(message)) => {
+                self.start_trace.failed(&message);
                 let retry_at = self.next_retry("volumes");
                 // Volumes that are in use stay usable with what they last showed.
                 if self.observed.volumes == Step::Done {
@@ -532,6 +538,7 @@ impl Worker {
                 self.observed.sandbox_step = Step::Done;
             }
             Done::Sandbox(Err(message)) => {
+                self.start_trace.failed(&message);
                 let retry_at = self.next_retry("sandbox");
                 self.observed.sandbox_step = Step::Failed { message, retry_at };
             }
@@ -575,6 +582,7 @@ impl Worker {
     }
 
     fn container_failed(&mut self, container: String, reason: &'static str, message: String, is_pull: bool) {
+        self.start_trace.failed(&message);
         let view = self.observed.containers.entry(container).or_default();
         let before =
             view.failure.as_ref().filter(|failure| failure.is_pull == is_pull).map(|failure| failure.delay);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::cel::RESERVED;
 use crate::field::{Errors, Path};
-use crate::kind::{Column, Row, Scope, Strategy, Subresource};
+use crate::kind::{Column, Row, STATUS_METADATA, Scope, Strategy, Subresource};
 use crate::{names, table};
 
 const PLAIN: Row = Row {
@@ -40,7 +40,7 @@ pub static VALIDATING_ADMISSION_POLICY: Row = Row {
     plural: "validatingadmissionpolicies",
     singular: "validatingadmissionpolicy",
     subresources: &[Subresource::Status],
-    status_keeps_metadata: true,
+    status_keeps: STATUS_METADATA,
     schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
     columns: &[
         Column::name(),
