@@ -16,6 +16,7 @@ mod conformance_watch;
 mod conformance_webhooks;
 mod custom;
 mod documents;
+mod equivalence;
 mod every_kind;
 mod identity;
 mod nodes;

@@ -157,12 +157,16 @@ fn annotation(value: &Compiled, scope: &mut Scope<'_>) -> Result<Option<String>,
     }
 }
 
-/// The object as a mutating policy wants it.
-pub(super) fn mutate(policy: &Policy, documents: &Documents<'_>, schema: &Schema) -> Result<Value, String> {
-    let mut object = documents.object.clone();
+/// The object as a mutating policy wants it; nothing when its conditions do not hold.
+pub(super) fn mutate(
+    policy: &Policy,
+    documents: &Documents<'_>,
+    schema: &Schema,
+) -> Result<Option<Value>, String> {
     if !is_meant(policy, documents)? {
-        return Ok(object);
+        return Ok(None);
     }
+    let mut object = documents.object.clone();
     for mutation in &policy.mutations {
         let program = mutation.rule.as_ref().map_err(String::clone)?;
         // Every mutation sees what the ones before it made; variables are computed anew for the same reason.
@@ -174,7 +178,7 @@ pub(super) fn mutate(policy: &Policy, documents: &Documents<'_>, schema: &Schema
             Form::ApplyConfiguration => merged(&object, patch, schema)?,
         };
     }
-    Ok(object)
+    Ok(Some(object))
 }
 
 fn json_patched(object: &Value, patch: Value) -> Result<Value, String> {
@@ -353,7 +357,8 @@ mod tests {
             namespace: &none,
             authorizer: NOBODY,
         };
-        mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))
+        let changed = mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))?;
+        changed.ok_or_else(|| "not meant".to_owned())
     }
 
     #[test]

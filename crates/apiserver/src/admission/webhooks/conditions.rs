@@ -48,15 +48,15 @@ impl Condition {
     }
 }
 
-/// Whether all conditions hold for a `request` of a review. One that is false decides; otherwise the first one without a
-/// value is an error, which counts as "does not match" for a webhook that fails open.
+/// Whether all conditions hold for the documents of a request and its description. One that is false decides; otherwise
+/// the first one without a value is an error, which counts as "does not match" for a webhook that fails open.
 pub(super) fn hold(
     conditions: &[Condition],
-    request: &Value,
+    [object, old, request]: [&Value; 3],
     authorizer: Authorizer<'_>,
     fails_closed: bool,
 ) -> Result<bool, String> {
-    let documents = [&request["object"], &request["oldObject"], request, &Value::Null, &Value::Null];
+    let documents = [object, old, request, &Value::Null, &Value::Null];
     let mut scope = Scope::new(documents, authorizer, &[], Budget::MATCH_CONDITIONS);
     let mut problem = None;
     for condition in conditions {
@@ -95,12 +95,12 @@ mod tests {
             (&["("], true, None),
             (&["'text'"], true, None),
         ];
-        let request =
-            json!({"operation": "CREATE", "object": {"metadata": {"name": "x"}}, "oldObject": null});
+        let (object, request) = (json!({"metadata": {"name": "x"}}), json!({"operation": "CREATE"}));
+        let documents = [&object, &Value::Null, &request];
         for (expressions, fails_closed, expected) in rows {
             let conditions: Vec<Condition> =
                 expressions.iter().map(|e| Condition::read(&json!({"name": e, "expression": e}))).collect();
-            let found = hold(&conditions, &request, &|_| Err("nobody".to_owned()), *fails_closed);
+            let found = hold(&conditions, documents, &|_| Err("nobody".to_owned()), *fails_closed);
             assert_eq!(found.as_ref().ok(), expected.as_ref(), "{expressions:?}: {found:?}");
         }
     }
