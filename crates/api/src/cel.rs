@@ -20,6 +20,7 @@ mod check;
 mod evaluate;
 mod guard;
 mod library;
+mod lists;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -32,6 +33,7 @@ use kube_cel::cel;
 use regex::Regex;
 
 pub(crate) use check::{Fields, Shape, Type};
+pub(crate) use lists::{ListKind, Lists};
 pub use values::CelValue;
 pub(crate) use values::{duration, from_json, map, text, timestamp};
 
@@ -199,12 +201,22 @@ impl Expression {
         variables: &[(&str, &CelValue)],
         budget: &mut Budget,
     ) -> Result<CelValue, EvalError> {
+        self.evaluate_with(variables, &Lists::default(), budget)
+    }
+
+    /// The same; some lists of the variables are sets or maps.
+    pub(crate) fn evaluate_with(
+        &self,
+        variables: &[(&str, &CelValue)],
+        lists: &Lists,
+        budget: &mut Budget,
+    ) -> Result<CelValue, EvalError> {
         let mut meter = evaluate::Meter::new(budget);
         // The libraries of `kube-cel` and `chrono`'s arithmetic are code of others with reachable panics (a division
         // of the smallest number by -1 was one); a rule that meets one fails as a rule, not as a server. Nothing shared
         // is changed in there, so nothing can be left half done.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            evaluate::evaluate(&self.tree, &self.patterns, variables, &mut meter)
+            evaluate::evaluate(&self.tree, &self.patterns, variables, lists, &mut meter)
         }));
         let result = result.unwrap_or_else(|_| Err(EvalError::Value("internal error".to_owned())));
         meter.settle(budget, result).map(CelValue)
@@ -216,7 +228,17 @@ impl Expression {
         variables: &[(&str, &CelValue)],
         budget: &mut Budget,
     ) -> Result<bool, EvalError> {
-        match self.evaluate(variables, budget)?.0 {
+        self.evaluate_bool_with(variables, &Lists::default(), budget)
+    }
+
+    /// The same; some lists of the variables are sets or maps.
+    pub(crate) fn evaluate_bool_with(
+        &self,
+        variables: &[(&str, &CelValue)],
+        lists: &Lists,
+        budget: &mut Budget,
+    ) -> Result<bool, EvalError> {
+        match self.evaluate_with(variables, lists, budget)?.0 {
             cel::Value::Bool(value) => Ok(value),
             other => {
                 let found = values::type_name(&other);

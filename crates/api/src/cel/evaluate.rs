@@ -12,6 +12,7 @@ use kube_cel::cel::objects::{Key, KeyRef, Map};
 use regex::Regex;
 
 use super::library::{self, Call, explain, no_overload};
+use super::lists::{self, ListKind, Lists};
 use super::values::{TypeValue, as_optional, deep_size, optional, text};
 use super::{Budget, CelValue, EvalError};
 
@@ -75,9 +76,11 @@ pub(super) fn evaluate(
     tree: &IdedExpr,
     patterns: &BTreeMap<String, Regex>,
     variables: &[(&str, &CelValue)],
+    lists: &Lists,
     meter: &mut Meter,
 ) -> Answer {
-    Walk { patterns, variables, scope: Vec::new(), meter }.value(tree)
+    let made = Lists::default();
+    Walk { patterns, variables, scope: Vec::new(), lists, made, meter }.value(tree)
 }
 
 struct Walk<'a> {
@@ -85,6 +88,10 @@ struct Walk<'a> {
     variables: &'a [(&'a str, &'a CelValue)],
     /// Variables of macros, the innermost last.
     scope: Vec<(&'a str, Value)>,
+    /// Lists of the variables that are sets or maps.
+    lists: &'a Lists,
+    /// Those that additions have made.
+    made: Lists,
     meter: &'a mut Meter,
 }
 
@@ -252,6 +259,11 @@ impl<'a> Walk<'a> {
     fn binary(&mut self, operator: &str, left: Value, right: Value) -> Answer {
         let cost = cost_of(operator, &left, &right, self.meter.left().saturating_mul(10));
         self.meter.pay(cost.max(1))?;
+        if !self.lists.is_empty()
+            && let Some(value) = self.unordered(operator, &left, &right)?
+        {
+            return Ok(value);
+        }
         let ordered = |wanted: fn(std::cmp::Ordering) -> bool| {
             // `null` and texts of different kinds have no order; numbers of all kinds have one.
             left.partial_cmp(&right).map(|order| Value::Bool(wanted(order))).ok_or_else(no_overload)
@@ -274,6 +286,31 @@ impl<'a> Walk<'a> {
             operators::DIVIDE => (left / right).map_err(explain),
             operators::MODULO => (left % right).map_err(explain),
             _ => Err(no_overload()),
+        }
+    }
+
+    fn kind(&self, list: &Arc<Vec<Value>>) -> Option<&ListKind> {
+        self.lists.kind(list).or_else(|| self.made.kind(list))
+    }
+
+    /// Operators that see sets and maps in lists; nothing where they mean what they mean elsewhere.
+    fn unordered(&mut self, operator: &str, left: &Value, right: &Value) -> Result<Option<Value>, EvalError> {
+        let kind = match left {
+            Value::List(list) => self.kind(list).cloned(),
+            _ => None,
+        };
+        if let (Some(kind), Value::List(a), Value::List(b)) = (&kind, left, right) {
+            self.meter.pay(lists::extra_cost(kind, a, b))?;
+        }
+        match (operator, left, right, kind) {
+            (operators::EQUALS | operators::NOT_EQUALS, left, right, _) => {
+                let equal = lists::equal(left, right, &|list| self.kind(list).cloned());
+                Ok(Some(Value::Bool(equal == (operator == operators::EQUALS))))
+            }
+            (operators::ADD, Value::List(a), Value::List(b), Some(kind)) => {
+                Ok(Some(self.made.make(lists::union(a, b, &kind), kind)))
+            }
+            _ => Ok(None),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use sampan_api::cel::Budget;
-use sampan_api::patch;
 use sampan_api::patch::apply::{self, Applied, Manager};
+use sampan_api::patch::{self, atomics};
 use sampan_api::schema::Schema;
 use serde_json::Value;
 
@@ -198,6 +198,13 @@ fn merged(object: &Value, mut part: Value, schema: &Schema) -> Result<Value, Str
     for field in ["apiVersion", "kind"] {
         part[field] = object[field].clone();
     }
+    let atomics = atomics(schema, &part);
+    if !atomics.is_empty() {
+        return Err(format!(
+            "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomics.join(", ")
+        ));
+    }
     let mut live = object.clone();
     if let Some(metadata) = live["metadata"].as_object_mut() {
         metadata.remove("managedFields");
@@ -380,6 +387,16 @@ mod tests {
         .expect("patched");
         assert_eq!(patched["spec"]["replicas"], 8);
         assert_eq!(patched["metadata"]["labels"]["x/y"], "8", "a mutation sees the one before it");
+        let atomic = apply(
+            "Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: [\
+             Object.spec.template.spec.containers{name: 'c', args: ['x']}]}}}}",
+        );
+        assert_eq!(
+            change(json!([atomic])),
+            Err("error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: \
+                 .spec.template.spec.containers[0].args"
+                .to_owned())
+        );
         for wrong in
             [apply("1"), patch("1"), patch("[JSONPatch{op: 'remove', path: '/no/such'}]"), patch("1 +")]
         {
