@@ -23,6 +23,7 @@ mod library;
 mod lists;
 #[cfg(test)]
 mod tests;
+mod url;
 mod values;
 
 use std::collections::BTreeMap;

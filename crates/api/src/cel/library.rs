@@ -14,6 +14,7 @@ use kube_cel::cel::{Context, ExecutionError, IdedExpr, Value};
 use regex::Regex;
 
 use super::evaluate::Meter;
+use super::url::{self, Url};
 use super::values::{self, TypeValue, as_optional, as_text, deep_size, optional, text, type_name};
 use super::{EvalError, Type};
 use crate::pattern;
@@ -433,6 +434,17 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
             }
         },
         ("isQuantity", Value::String(value)) => Value::Bool(value.parse::<Quantity>().is_ok()),
+        ("url", Value::String(value)) => {
+            let failed = |why| fail(format!("URL parse error during conversion from string: {why}"));
+            Value::Opaque(Arc::new(Url::read(value).map_err(failed)?))
+        }
+        ("isURL", Value::String(value)) => Value::Bool(url::is_url(value)),
+        ("url" | "isURL", _) => return Err(no_overload()),
+        ("getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath" | "getQuery", value) => {
+            let url = as_url(value).ok_or_else(no_overload)?;
+            meter.pay(tenth(url.length()))?;
+            of_url(call.function.name, url)
+        }
         // An optional, because a name may be unknown.
         ("format.named", Value::String(_)) => {
             let format = library("format.named", Style::Qualified, None, call.args.clone())?;
@@ -456,13 +468,37 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
         },
         (name, Value::Timestamp(time)) if name.starts_with("get") && argument(0).is_some() => {
             let zone = string(argument(0))?;
-            let offset = zone_offset(zone).ok_or_else(|| fail(format!("unknown time zone {zone}")))?;
+            let offset = zone_offset(zone, time.timestamp())
+                .ok_or_else(|| fail(format!("unknown time zone {zone}")))?;
             let span = values::duration(&offset).ok_or_else(|| fail("unknown time zone"))?;
             let local = (Value::Timestamp(*time) + span).map_err(explain)?;
             return library(name, Style::Method, Some(local), Vec::new()).map(Some);
         }
         _ => return Ok(None),
     }))
+}
+
+fn as_url(value: &Value) -> Option<&Url> {
+    match value {
+        Value::Opaque(opaque) => opaque.downcast_ref::<Url>(),
+        _ => None,
+    }
+}
+
+/// A part of a URL.
+fn of_url(part: &str, url: &Url) -> Value {
+    match part {
+        "getScheme" => text(url.scheme.as_str()),
+        "getHost" => text(url.host.as_str()),
+        "getHostname" => text(url.hostname()),
+        "getPort" => text(url.port()),
+        "getEscapedPath" => text(url.escaped_path()),
+        _ => values::map(
+            url.query()
+                .into_iter()
+                .map(|(key, found)| (key, Value::List(Arc::new(found.into_iter().map(text).collect())))),
+        ),
+    }
 }
 
 fn string(value: Option<&Value>) -> Result<&Arc<String>, EvalError> {
@@ -484,17 +520,24 @@ fn size(value: &Value) -> Answer {
     Ok(Value::Int(i64::try_from(size).unwrap_or(i64::MAX)))
 }
 
-/// `UTC` or `+02:00` as a duration. Names of places would need the time zone database, which this crate does not read.
-fn zone_offset(zone: &str) -> Option<String> {
+/// How far the clocks of a zone are ahead of UTC at a time, as a duration: `UTC`, `+02:00`, or the name of a place in the
+/// time zone database, which is part of the program.
+fn zone_offset(zone: &str, seconds: i64) -> Option<String> {
     if matches!(zone, "UTC" | "Z" | "") {
         return Some("0s".to_owned());
     }
-    let (sign, rest) = match zone.as_bytes().first()? {
-        b'-' => ("-", &zone[1..]),
-        b'+' => ("", &zone[1..]),
-        _ => ("", zone),
+    let Some((hours, minutes)) = zone.split_once(':') else {
+        let place = jiff::tz::TimeZone::get(zone).ok()?;
+        // Names are found in any case; upstream has them in their own only.
+        place.iana_name().filter(|name| *name == zone)?;
+        let offset = place.to_offset(jiff::Timestamp::from_second(seconds).ok()?);
+        return Some(format!("{}s", offset.seconds()));
     };
-    let (hours, minutes) = rest.split_once(':')?;
+    let (sign, hours) = match hours.as_bytes().first()? {
+        b'-' => ("-", &hours[1..]),
+        b'+' => ("", &hours[1..]),
+        _ => ("", hours),
+    };
     let small = |text: &str, most: u8| text.parse::<u8>().ok().filter(|n| *n <= most && text.len() == 2);
     Some(format!("{sign}{}h{}m", small(hours, 23)?, small(minutes, 59)?))
 }
