@@ -11,6 +11,7 @@ use kube_cel::cel::common::ast::{
 use kube_cel::cel::objects::{Key, KeyRef, Map};
 use regex::Regex;
 
+use super::authorizer::{self, Authorizer};
 use super::library::{self, Call, explain, no_overload};
 use super::lists::{self, ListKind, Lists};
 use super::values::{TypeValue, as_optional, deep_size, optional, text};
@@ -76,11 +77,12 @@ pub(super) fn evaluate(
     tree: &IdedExpr,
     patterns: &BTreeMap<String, Regex>,
     variables: &[(&str, &CelValue)],
-    lists: &Lists,
+    surroundings: Surroundings<'_>,
     meter: &mut Meter,
 ) -> Answer {
+    let Surroundings { lists, authorizer } = surroundings;
     let made = Lists::default();
-    Walk { patterns, variables, scope: Vec::new(), lists, made, meter }.value(tree)
+    Walk { patterns, variables, scope: Vec::new(), lists, made, authorizer, meter }.value(tree)
 }
 
 struct Walk<'a> {
@@ -92,7 +94,17 @@ struct Walk<'a> {
     lists: &'a Lists,
     /// Those that additions have made.
     made: Lists,
+    authorizer: Option<&'a dyn Authorizer>,
     meter: &'a mut Meter,
+}
+
+/// What an expression sees beside its variables.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Lists of the variables that are sets or maps.
+    pub(super) lists: &'a Lists,
+    /// Who answers `authorizer`.
+    pub(super) authorizer: Option<&'a dyn Authorizer>,
 }
 
 impl<'a> Walk<'a> {
@@ -322,7 +334,8 @@ impl<'a> Walk<'a> {
         for arg in &call.args {
             args.push(self.value(arg)?);
         }
-        library::call(Call { function, target, args, patterns: self.patterns }, self.meter)
+        let call = Call { function, target, args, patterns: self.patterns, authorizer: self.authorizer };
+        library::call(call, self.meter)
     }
 
     fn comprehension(&mut self, comprehension: &'a ComprehensionExpr) -> Answer {
@@ -601,6 +614,7 @@ fn count(value: &Value) -> u64 {
 fn field(value: &Value, name: &str) -> Result<Option<Value>, EvalError> {
     match value {
         Value::Map(map) => Ok(map.get(&KeyRef::String(name)).cloned()),
+        _ if authorizer::field(value, name).is_some() => Ok(authorizer::field(value, name)),
         _ => match as_optional(value) {
             Some(inner) => inner.value().map_or(Ok(None), |inner| field(inner, name)),
             None => Err(no_overload()),

@@ -13,6 +13,7 @@ use kube_cel::cel::common::ast::{CallExpr, Expr};
 use kube_cel::cel::{Context, ExecutionError, IdedExpr, Value};
 use regex::Regex;
 
+use super::authorizer::{self, Authorizer};
 use super::evaluate::Meter;
 use super::url::{self, Url};
 use super::values::{self, TypeValue, as_optional, as_text, deep_size, optional, text, type_name};
@@ -44,6 +45,8 @@ pub(super) enum Returns {
     Time,
     Span,
     Texts,
+    /// A value that has methods and nothing else, by the name of its type.
+    Opaque(&'static str),
     /// The type of the target or first argument.
     Same,
 }
@@ -60,6 +63,8 @@ pub(super) enum Cost {
     Search,
     /// A regular expression over the target.
     Pattern,
+    /// So many units.
+    Fixed(u64),
 }
 
 /// A row of the table.
@@ -224,6 +229,21 @@ pub(super) static FUNCTIONS: &[Function] = &[
     method("or", 1, 1, Returns::Dyn, Cost::None),
     method("orValue", 1, 1, Returns::Dyn, Cost::None),
 
+    method("path", 1, 1, Returns::Opaque(authorizer::PATH), Cost::None),
+    method("group", 1, 1, Returns::Opaque(authorizer::GROUP), Cost::None),
+    method("serviceAccount", 2, 2, Returns::Opaque(authorizer::AUTHORIZER), Cost::None),
+    method("resource", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::None),
+    method("subresource", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::None),
+    method("namespace", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::None),
+    method("name", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::None),
+    method("fieldSelector", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("labelSelector", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("check", 1, 1, Returns::Opaque(authorizer::DECISION), Cost::Fixed(authorizer::CHECK_COST)),
+    method("allowed", 0, 0, Returns::Bool, Cost::None),
+    method("reason", 0, 0, Returns::Text, Cost::None),
+    method("errored", 0, 0, Returns::Bool, Cost::None),
+    method("error", 0, 0, Returns::Text, Cost::None),
+
     method("getFullYear", 0, 1, Returns::Int, Cost::None),
     method("getMonth", 0, 1, Returns::Int, Cost::None),
     method("getDate", 0, 1, Returns::Int, Cost::None),
@@ -259,6 +279,7 @@ impl Returns {
             Self::Time => Type::Time,
             Self::Span => Type::Span,
             Self::Texts => Type::List(Arc::new(super::Shape::of(Type::Text))),
+            Self::Opaque(name) => Type::Opaque(name),
             Self::Same => target.cloned().unwrap_or(Type::Dyn),
         }
     }
@@ -270,6 +291,7 @@ pub(super) struct Call<'a> {
     pub(super) target: Option<Value>,
     pub(super) args: Vec<Value>,
     pub(super) patterns: &'a BTreeMap<String, Regex>,
+    pub(super) authorizer: Option<&'a dyn Authorizer>,
 }
 
 type Answer = Result<Value, EvalError>;
@@ -302,8 +324,10 @@ fn tenth(size: u64) -> u64 {
 fn pay(call: &Call<'_>, meter: &mut Meter) -> Result<(), EvalError> {
     meter.pay(1)?;
     // Asking for a size walks over the value, so that it is only asked for where it is paid for.
-    if matches!(call.function.cost, Cost::None) {
-        return Ok(());
+    match call.function.cost {
+        Cost::None => return Ok(()),
+        Cost::Fixed(units) => return meter.pay(units),
+        _ => {}
     }
     let limit = meter.left().saturating_mul(10);
     let sizes: Vec<u64> = call.target.iter().chain(&call.args).map(|value| deep_size(value, limit)).collect();
@@ -311,7 +335,7 @@ fn pay(call: &Call<'_>, meter: &mut Meter) -> Result<(), EvalError> {
     let first = sizes.first().copied().unwrap_or(0);
     let second = sizes.get(1).copied().unwrap_or(0);
     let cost = match call.function.cost {
-        Cost::None => 0,
+        Cost::None | Cost::Fixed(_) => 0,
         Cost::Walk => tenth(all),
         Cost::Each => all,
         Cost::Search => tenth(first).saturating_mul(tenth(second)).saturating_add(tenth(all)),
@@ -449,6 +473,11 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
         ("format.named", Value::String(_)) => {
             let format = library("format.named", Style::Qualified, None, call.args.clone())?;
             optional((format != Value::Null).then_some(format))
+        }
+        (method, target) if authorizer::METHODS.iter().any(|(name, _)| *name == method) => {
+            return authorizer::call(method, target, &call.args, call.authorizer)?
+                .ok_or_else(no_overload)
+                .map(Some);
         }
         ("optional.none", _) => optional(None),
         ("optional.of", value) => optional(Some(value.clone())),

@@ -318,3 +318,134 @@ fn results_as_json() {
         Err(EvalError::Value(message)) if message.contains("got string")
     ));
 }
+
+/// Allows what is asked of pods, says what it was asked, and has no answer about paths.
+struct Telling;
+
+impl Authorizer for Telling {
+    fn request_resource(&self) -> Question {
+        Question {
+            group: "apps".into(),
+            resource: "deployments".into(),
+            name: "d".into(),
+            ..Question::default()
+        }
+    }
+
+    fn decide(&self, question: &Question) -> Decision {
+        let Question { account, group, resource, subresource, namespace, name, verb, .. } = question;
+        let account =
+            account.as_ref().map_or(String::new(), |(namespace, name)| format!("{namespace}:{name} "));
+        let selectors = format!("{}{}", question.field_selector, question.label_selector);
+        Decision {
+            allowed: resource == "pods",
+            reason: format!("{account}{verb} {group}/{resource}/{subresource} {namespace}/{name}{selectors}"),
+            error: question.path.as_ref().map(|path| format!("{verb} {path}")),
+        }
+    }
+}
+
+fn ask(text: &str) -> Result<serde_json::Value, String> {
+    let compiled = Expression::compile_asking(text, &["self"]).map_err(|error| error.to_string())?;
+    let (authorizer, subject) = (CelValue::authorizer(&Telling), CelValue::from_json(&subject()));
+    let variables = [("authorizer", &authorizer), ("self", &subject)];
+    let found = compiled.evaluate_asking(&variables, &Telling, &mut Budget::default());
+    found.map_err(|error| error.to_string()).map(|value| value.to_json().unwrap_or_default())
+}
+
+#[test]
+fn the_authorizer_is_a_value() {
+    let rows = [
+        ("authorizer.group('').resource('pods').check('get').allowed()", json!(true)),
+        ("authorizer.group('').resource('nodes').check('get').allowed()", json!(false)),
+        (
+            "authorizer.group('g').resource('r').subresource('s').namespace('n').name('x').check('get').reason()",
+            json!("get g/r/s n/x"),
+        ),
+        ("authorizer.requestResource.check('update').reason()", json!("update apps/deployments/ /d")),
+        (
+            "authorizer.requestResource.name('').namespace('m').check('list').reason()",
+            json!("list apps/deployments/ m/"),
+        ),
+        (
+            "authorizer.serviceAccount('ns', 'sa').group('').resource('pods').check('get').reason()",
+            json!("ns:sa get /pods/ /"),
+        ),
+        (
+            "authorizer.group('').resource('pods').fieldSelector('a=b').labelSelector('c').check('list').reason()",
+            json!("list /pods/ /a=bc"),
+        ),
+        ("authorizer.path('/healthz').check('get').errored()", json!(true)),
+        ("authorizer.path('/healthz').check('get').error()", json!("get /healthz")),
+        ("authorizer.group('').resource('pods').check('get').error()", json!("")),
+        // As a value: bound, in lists, in macros, in conditions, behind a name of its own.
+        ("cel.bind(a, authorizer.group(''), a.resource('pods').check('get').allowed())", json!(true)),
+        (
+            "['pods', 'nodes'].map(r, authorizer.group('').resource(r).check('get').allowed())",
+            json!([true, false]),
+        ),
+        (
+            "[authorizer.group(''), authorizer.group('x')].map(g, g.resource('pods').check('get').reason())",
+            json!(["get /pods/ /", "get x/pods/ /"]),
+        ),
+        ("(self.flag ? authorizer.path('/a') : authorizer.path('/b')).check('get').error()", json!("get /a")),
+        ("cel.bind(d, authorizer.path('/a').check('get'), [d.allowed(), d.errored()])", json!([false, true])),
+        (
+            "authorizer.group('') == authorizer.group('') && authorizer.group('') != authorizer.group('a')",
+            json!(true),
+        ),
+        ("type(authorizer) != type(authorizer.path('/'))", json!(true)),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(ask(text), Ok(expected), "{text}");
+    }
+    let rows = [
+        ("authorizer.path(' ').check('get').allowed()", "path must not be empty"),
+        ("authorizer.group('').resource('').check('get').allowed()", "resource must not be empty"),
+        (
+            "authorizer.serviceAccount('a.b', 'x').path('/').check('get').allowed()",
+            "Invalid service account namespace",
+        ),
+        (
+            "authorizer.serviceAccount('a', 'X').path('/').check('get').allowed()",
+            "Invalid service account name",
+        ),
+        (
+            "authorizer.group(1).resource('x').check('get').allowed()",
+            "found no matching overload for 'group'",
+        ),
+        ("authorizer.resource('x').check('get').allowed()", "found no matching overload for 'resource'"),
+        ("authorizer.group('x').check('get').allowed()", "found no matching overload for 'check'"),
+        ("authorizer.path('/').allowed()", "found no matching overload for 'allowed'"),
+        ("authorizer.nothing", "does not support field selection"),
+        ("authorizer.serviceAccount('a', 'b').requestResource.check('get').allowed()", "no such"),
+        ("dyn(authorizer).allowed()", "no such overload"),
+        ("self.name.allowed()", "no such overload"),
+        ("authorizer.size() == 1", "found no matching overload for 'size'"),
+        ("[1, 2, 3].all(x, !authorizer.path('/').check('get').allowed())", "actual cost limit exceeded"),
+    ];
+    for (text, expected) in rows {
+        let found = ask(text).expect_err(text);
+        assert!(found.contains(expected), "{text}: {found}");
+    }
+    assert!(ask("[1, 2].all(x, !authorizer.path('/').check('get').allowed())").is_ok(), "two checks fit");
+    // Elsewhere there is no such variable.
+    assert!(Expression::compile("authorizer.path('/').check('get').allowed()", &["self"]).is_err());
+}
+
+#[test]
+fn selections_are_found() {
+    let rows = [
+        ("self.email", true),
+        ("[1].all(x, has(self.email))", true),
+        ("self.?email.orValue('') == ''", true),
+        ("{'a': self.email}.a == ''", true),
+        ("self.emails", false),
+        ("self.x.email", false),
+        ("self['email']", false),
+        ("oldSelf.email", false),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(compile(text).selects("self", "email"), expected, "{text}");
+    }
+}

@@ -5,9 +5,6 @@
 //! [`decide`] says what one policy makes of one request, without knowing the server. What is left here is who is asked,
 //! where parameters come from, and what is done with the answers.
 //!
-//! `authorizer` must be asked in one piece (`authorizer.group(…)….check(…).allowed()`); field and label selectors of a
-//! question are not taken into account by RBAC and not here.
-//!
 //! Source of the rules and of the words: KEP-3488, KEP-3962, `k8s.io/apiserver/pkg/admission/plugin/policy`.
 
 pub(super) mod authorizer;
@@ -30,9 +27,9 @@ use super::webhooks::Settle;
 use crate::books::copy_field;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
+use authorizer::Asked;
 use decide::{Documents, Refusal, Verdict};
 use definition::{Binding, Policy};
-use expression::Calls;
 
 /// Policies and bindings of both kinds.
 const RESOURCES: [&str; 4] = [
@@ -182,7 +179,7 @@ fn validate_with(
 ) -> Verdict {
     let mut all = Verdict::default();
     let description = request.description(seen.kind);
-    let authorizer = |calls: &Calls| authorizer::answer(admission, request.name, calls);
+    let authorizer = Asked { admission, name: request.name };
     for params in params {
         let documents = Documents {
             object: seen.object.as_deref().unwrap_or(&Value::Null),
@@ -371,7 +368,7 @@ fn mutate_with(
     seen: &Seen<'_>,
     params: &Value,
 ) -> Result<Option<Value>, String> {
-    let authorizer = |calls: &Calls| authorizer::answer(admission, request.name, calls);
+    let authorizer = Asked { admission, name: request.name };
     let documents = Documents {
         object: seen.object.as_deref().unwrap_or(&Value::Null),
         old: seen.old.as_deref().unwrap_or(&Value::Null),

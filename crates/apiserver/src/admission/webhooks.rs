@@ -22,8 +22,7 @@ pub(crate) use review::in_words;
 
 use super::Admission;
 use super::intercepted::{Intercepted, Seen};
-use super::policy::authorizer;
-use super::policy::expression::Calls;
+use super::policy::authorizer::Asked;
 use super::reinvocation::Reinvocation;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
@@ -244,7 +243,7 @@ async fn wanted<'a>(
     if webhook.conditions.is_empty() {
         return Ok(Some(seen));
     }
-    let authorizer = |calls: &Calls| authorizer::answer(admission, request.name, calls);
+    let authorizer = Asked { admission, name: request.name };
     let (object, old) = (seen.object.as_deref(), seen.old.as_deref());
     let description = request.description(matched);
     let documents = [object.unwrap_or(&Value::Null), old.unwrap_or(&Value::Null), &description];

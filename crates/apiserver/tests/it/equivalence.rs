@@ -209,6 +209,46 @@ async fn policies_and_webhooks_are_asked_again_after_each_other() {
     }
 }
 
+#[tokio::test]
+async fn policies_ask_who_may_what() {
+    let world = World::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "maker"}, "rules": [
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["good"], "verbs": ["scale"]},
+    ]});
+    world.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    let binding = json!({
+        "metadata": {"name": "maker"}, "subjects": [{"kind": "User", "name": "bob"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "maker"},
+    });
+    world.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [rule("", "v1", "configmaps")]},
+        "variables": [
+            {"name": "deployments", "expression": "authorizer.group('apps').resource('deployments')"},
+            {"name": "check", "expression": "variables.deployments.name(object.metadata.name).check('scale')"},
+        ],
+        "validations": [
+            {"expression": "variables.check.allowed() && !variables.check.errored()", "message": "may not scale it"},
+            {"expression": "authorizer.requestResource.check('create').allowed()", "message": "may not create"},
+        ],
+    });
+    policy(&world, "validating", "p", spec, json!({"validationActions": ["Deny"]})).await;
+    let bob = || sampan_apiserver::User::known("bob", &[]);
+    let maps = format!("{CORE}/configmaps");
+    for (user, name, code) in [(bob(), "good", 201), (bob(), "bad", 422), (crate::world::admin(), "bad", 201)]
+    {
+        let map = json!({"metadata": {"name": name}}).to_string();
+        let answer = world.send_as(user, http::Method::POST, &maps, crate::world::JSON, map).await;
+        let said = answer.expect(code);
+        assert!(
+            code == 201 || said["message"].as_str().is_some_and(|m| m.ends_with("may not scale it")),
+            "{said}"
+        );
+    }
+}
+
 /// A node that keeps the first line of what it is asked and refuses.
 #[derive(Default)]
 struct Listening {

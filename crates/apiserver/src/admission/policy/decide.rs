@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sampan_api::cel::Budget;
+use sampan_api::cel::{Authorizer, Budget};
 use sampan_api::patch::apply::{self, Applied, Manager};
 use sampan_api::patch::{self, atomics};
 use sampan_api::schema::Schema;
 use serde_json::Value;
 
 use super::definition::{Compiled, Form, Policy, Validation};
-use super::expression::{Authorizer, Scope};
+use super::expression::Scope;
 
 /// Longest message of an expression, in bytes. Upstream's limit.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -29,7 +29,7 @@ pub(super) struct Documents<'a> {
     /// Null when the policy has none.
     pub(super) params: &'a Value,
     pub(super) namespace: &'a Value,
-    pub(super) authorizer: Authorizer<'a>,
+    pub(super) authorizer: &'a dyn Authorizer,
 }
 
 impl<'a> Documents<'a> {
@@ -228,9 +228,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admission::policy::expression::Calls;
-
-    const NOBODY: Authorizer<'static> = &|_: &Calls| Ok(Value::Bool(false));
+    use crate::admission::policy::expression::tests::Nobody;
 
     fn policy(spec: Value) -> Policy {
         Policy::read(&json!({"metadata": {"name": "p"}, "spec": spec}), &[])
@@ -253,7 +251,7 @@ mod tests {
             request: &request,
             params,
             namespace: &namespace,
-            authorizer: NOBODY,
+            authorizer: &Nobody,
         };
         let verdict = validate(&policy(spec), &documents);
         verdict.refusals.into_iter().map(|refusal| refusal.message).collect()
@@ -345,7 +343,7 @@ mod tests {
                 request: &none,
                 params: &params,
                 namespace: &none,
-                authorizer: NOBODY,
+                authorizer: &Nobody,
             };
             all.extend(validate(&policy, &documents));
         }
@@ -362,7 +360,7 @@ mod tests {
             request: &none,
             params: &none,
             namespace: &none,
-            authorizer: NOBODY,
+            authorizer: &Nobody,
         };
         let changed = mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))?;
         changed.ok_or_else(|| "not meant".to_owned())
