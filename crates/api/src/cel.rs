@@ -172,6 +172,20 @@ impl Expression {
         Self::compile_typed(text, &shapes)
     }
 
+    /// Compiles a text about the variable `user`: a `kubernetes.UserInfo` with `username`, `uid`, `groups` and `extra`.
+    pub fn compile_on_user(text: &str) -> Result<Self, CompileError> {
+        let word = || Shape { type_: Type::Text, size: 253 };
+        let words = || Shape { type_: Type::List(word().into()), size: 100 };
+        let fields = [
+            ("username", word()),
+            ("uid", word()),
+            ("groups", words()),
+            ("extra", Shape { type_: Type::Map(words().into()), size: 100 }),
+        ];
+        let fields: Fields = fields.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
+        Self::compile_typed(text, &[("user", Shape::of(Type::Object(fields.into())))])
+    }
+
     /// Whether the result may be true or false, as far as it is known.
     pub fn may_be_bool(&self) -> bool {
         matches!(self.result, Type::Bool | Type::Dyn)
