@@ -118,6 +118,33 @@ impl CelValue {
     }
 }
 
+/// Bytes of a question or an answer, nothing for other values: what a copy costs.
+pub(super) fn length(value: &Value) -> u64 {
+    let Value::Opaque(opaque) = value else { return 0 };
+    if let Some(Decision { reason, error, .. }) = opaque.downcast_ref::<Decision>() {
+        return (reason.len() + error.as_ref().map_or(0, String::len)) as u64;
+    }
+    opaque.downcast_ref::<Asking>().map_or(0, |asking| asking.question.length() as u64)
+}
+
+impl Question {
+    fn length(&self) -> usize {
+        let texts = [
+            &self.group,
+            &self.resource,
+            &self.subresource,
+            &self.namespace,
+            &self.name,
+            &self.field_selector,
+            &self.label_selector,
+        ];
+        let account = self.account.as_ref().map_or(0, |(namespace, name)| namespace.len() + name.len());
+        texts.iter().map(|text| text.len()).sum::<usize>()
+            + account
+            + self.path.as_ref().map_or(0, String::len)
+    }
+}
+
 fn opaque(value: impl Opaque + 'static) -> Value {
     Value::Opaque(Arc::new(value))
 }

@@ -307,10 +307,19 @@ impl<'a> Walk<'a> {
 
     /// Operators that see sets and maps in lists; nothing where they mean what they mean elsewhere.
     fn unordered(&mut self, operator: &str, left: &Value, right: &Value) -> Result<Option<Value>, EvalError> {
+        if !matches!(operator, operators::EQUALS | operators::NOT_EQUALS | operators::ADD) {
+            return Ok(None);
+        }
         let kind = match left {
             Value::List(list) => self.kind(list).cloned(),
             _ => None,
         };
+        let is_large = |value: &Value| matches!(value, Value::List(_) | Value::Map(_));
+        if is_large(left) && is_large(right) {
+            // Names of elements are hashed on both sides, however small the other one is.
+            let limit = self.meter.left().saturating_mul(10);
+            self.meter.pay((deep_size(left, limit).saturating_add(deep_size(right, limit))).div_ceil(10))?;
+        }
         if let (Some(kind), Value::List(a), Value::List(b)) = (&kind, left, right) {
             self.meter.pay(lists::extra_cost(kind, a, b))?;
         }

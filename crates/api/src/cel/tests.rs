@@ -247,13 +247,26 @@ fn cost_is_limited() {
         "self.numbers.all(x, self.numbers.all(y, size(self.numbers) > 0))",
         "self.numbers.all(x, self.numbers.all(y, size(self.text) > 0))",
         "self.numbers.sortBy(x, self.numbers.map(y, y + x).size()).size() > 0",
+        "cel.bind(u, url('/' + self.text), self.numbers.all(x, self.numbers.all(y, u == u)))",
+        "cel.bind(u, url('/' + self.text), self.numbers.all(x, self.numbers.all(y, u.getEscapedPath() != '')))",
+        "cel.bind(u, url('/?' + self.text), self.numbers.all(x, self.numbers.all(y, u.getQuery().size() > 0)))",
+        "cel.bind(g, authorizer.group(self.text), self.numbers.map(x, self.numbers.map(y, g.resource('a')))).size() > 0",
+        "cel.bind(g, authorizer.group('').resource(self.text), self.numbers.all(x, self.numbers.all(y, g == g)))",
+        "self.numbers.all(x, self.numbers.all(y, self.set != ['x'] && self.set + ['x'] != self.set))",
     ];
     for text in rows {
-        let subject = CelValue::from_json(&subject);
-        let expression = compile(text);
+        let CelValue(cel::Value::Map(subject)) = CelValue::from_json(&subject) else { panic!("a map") };
+        let (mut lists, mut fields) = (Lists::default(), (*subject.map).clone());
+        let set = lists.make(vec![super::text("a".repeat(1_000_000))], ListKind::Set);
+        fields.insert("set".into(), set);
+        let subject = CelValue(cel::Value::Map(cel::objects::Map { map: fields.into() }));
+        let expression =
+            Expression::compile_asking(text, &["self"]).unwrap_or_else(|error| panic!("{error}"));
+        let authorizer = CelValue::authorizer(&Telling);
         let mut budget = Budget::default();
         let start = Instant::now();
-        let result = expression.evaluate_bool(&[("self", &subject)], &mut budget);
+        let variables = [("self", &subject), ("authorizer", &authorizer)];
+        let result = expression.evaluate_bool_with(&variables, &lists, &mut budget);
         assert_eq!(result, Err(EvalError::Cost), "{text}");
         assert_eq!(budget.left(), Budget::PER_REQUEST - Budget::PER_EXPRESSION, "{text}");
         // A loose bound for slow machines and unoptimised code.

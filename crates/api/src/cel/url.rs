@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
+use kube_cel::cel::Value;
 use kube_cel::cel::objects::Opaque;
 
 /// A parsed URL. Two are equal when they are written alike.
@@ -28,6 +29,8 @@ pub(super) struct Url {
     /// A question mark without a query.
     has_empty_query: bool,
     fragment: Vec<u8>,
+    /// Bytes of the text it was read from.
+    length: usize,
 }
 
 impl PartialEq for Url {
@@ -42,6 +45,12 @@ impl Opaque for Url {
     fn runtime_type_name(&self) -> &str {
         "kubernetes.URL"
     }
+}
+
+/// Bytes of a URL, nothing for other values: what a walk over it costs.
+pub(super) fn length(value: &Value) -> u64 {
+    let Value::Opaque(opaque) = value else { return 0 };
+    opaque.downcast_ref::<Url>().map_or(0, |url| url.length as u64)
 }
 
 /// Where a text stands in a URL: what must be escaped there differs.
@@ -67,12 +76,8 @@ impl Url {
         let (before, fragment) = text.split_once('#').unwrap_or((text, ""));
         let mut url = parse(before, false)?;
         url.fragment = unescape(fragment, Part::Fragment)?;
+        url.length = text.len();
         Ok(url)
-    }
-
-    /// Bytes of all parts that can be asked for.
-    pub(super) fn length(&self) -> u64 {
-        (self.scheme.len() + self.host.len() + self.path.len() + self.query.len()) as u64
     }
 
     /// The host without port and brackets.
