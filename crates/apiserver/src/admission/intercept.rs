@@ -57,9 +57,13 @@ struct Rounds {
 impl Rounds {
     fn new(admission: &Admission<'_>, audience: Audience) -> Self {
         Self {
-            policies: audience.policies.then(|| admission.server.policies.round()),
-            webhooks: audience.webhooks.then(|| admission.server.webhooks.round()),
+            policies: audience.policies.then(|| admission.server.policies.round()).flatten(),
+            webhooks: audience.webhooks.then(|| admission.server.webhooks.round()).flatten(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.policies.is_none() && self.webhooks.is_none()
     }
 
     /// One round: policies, then webhooks.
@@ -100,19 +104,22 @@ pub(super) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Res
     if audience.is_empty() {
         return Ok(());
     }
+    let rounds = Rounds::new(admission, audience);
+    if rounds.is_empty() {
+        return Ok(());
+    }
     // Boxed here and below: what most writes do not need should not make the state of each of them large.
-    Box::pin(mutate_by(admission, audience, object)).await
+    Box::pin(mutate_by(admission, rounds, object)).await
 }
 
 async fn mutate_by(
     admission: &Admission<'_>,
-    audience: Audience,
+    mut rounds: Rounds,
     object: &mut Value,
 ) -> Result<(), ApiError> {
     admission.load_namespace().await?;
     let name = name_of(object);
     let request = Intercepted::of(admission, &name);
-    let mut rounds = Rounds::new(admission, audience);
     mutate_once(&mut rounds, admission, &request, object, false).await?;
     if rounds.changed() {
         complete(admission, object)?;

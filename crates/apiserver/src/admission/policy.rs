@@ -85,9 +85,10 @@ impl Policies {
         !current.mutating.is_empty() || !current.validating.is_empty()
     }
 
-    /// Begins to ask mutating policies.
-    pub(super) fn round(&self) -> Round {
-        Round { compiled: self.current(), again: Reinvocation::default() }
+    /// Begins to ask mutating policies, if there are some.
+    pub(super) fn round(&self) -> Option<Round> {
+        let compiled = self.current();
+        (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
     }
 
     fn current(&self) -> Arc<Compiled> {
@@ -255,7 +256,7 @@ pub(super) async fn mutate(
     settle: Settle<'_>,
 ) -> Result<(), ApiError> {
     let compiled = round.compiled.clone();
-    if request.is_exempt() || compiled.mutating.is_empty() {
+    if request.is_exempt() {
         return Ok(());
     }
     let Some(document) = document else { return Ok(()) };

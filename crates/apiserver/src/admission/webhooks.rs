@@ -93,9 +93,10 @@ impl Webhooks {
         !current.mutating.is_empty() || !current.validating.is_empty()
     }
 
-    /// Begins to ask mutating webhooks.
-    pub(super) fn round(&self) -> Round {
-        Round { compiled: self.current(), again: Reinvocation::default() }
+    /// Begins to ask mutating webhooks, if there are some.
+    pub(super) fn round(&self) -> Option<Round> {
+        let compiled = self.current();
+        (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
     }
 
     /// Asks mutating webhooks about a document (`None` for a delete) and applies their patches.
@@ -108,7 +109,7 @@ impl Webhooks {
         settle: Settle<'_>,
     ) -> Result<(), ApiError> {
         let compiled = round.compiled.clone();
-        if compiled.mutating.is_empty() || request.is_exempt() {
+        if request.is_exempt() {
             return Ok(());
         }
         for (place, webhook) in compiled.mutating.iter().enumerate() {

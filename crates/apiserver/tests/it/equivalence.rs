@@ -210,6 +210,36 @@ async fn policies_and_webhooks_are_asked_again_after_each_other() {
 }
 
 #[tokio::test]
+async fn policies_change_actions() {
+    let world = World::new().await;
+    world
+        .post(&format!("{CORE}/serviceaccounts"), &json!({"metadata": {"name": "default"}}))
+        .await
+        .expect(201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    world.post(&format!("{CORE}/pods"), &pod).await.expect(201);
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [rule("", "v1", "pods/binding")]},
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {
+            "expression": "Object{metadata: Object.metadata{annotations: {'to': object.target.name + request.kind.kind}}}"}}],
+    });
+    policy(&world, "mutating", "p", spec, json!({})).await;
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [rule("", "v1", "pods/binding")]},
+        "validations": [{"expression": "object.metadata.annotations.to == 'nBinding'"}],
+    });
+    policy(&world, "validating", "p", spec, json!({"validationActions": ["Deny"]})).await;
+    let to = |node: &str| json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": node}});
+    world.post(&format!("{CORE}/pods/p/binding"), &to("m")).await.expect(422);
+    world.post(&format!("{CORE}/pods/p/binding"), &to("n")).await.expect(201);
+    let bound = world.get(&format!("{CORE}/pods/p")).await.expect(200);
+    assert_eq!(
+        (&bound["spec"]["nodeName"], &bound["metadata"]["annotations"]["to"]),
+        (&json!("n"), &json!("nBinding"))
+    );
+}
+
+#[tokio::test]
 async fn policies_ask_who_may_what() {
     let world = World::new().await;
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
