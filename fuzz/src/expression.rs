@@ -2,7 +2,7 @@
 
 use crate::Source;
 
-const LEAVES: [&str; 32] = [
+const LEAVES: [&str; 36] = [
     "self",
     "self.a",
     "self.b",
@@ -35,11 +35,15 @@ const LEAVES: [&str; 32] = [
     "{}",
     "b'a'",
     "duration('1h')",
+    "authorizer",
+    "authorizer.requestResource",
+    "'Europe/Berlin'",
+    "url('https://u:p@[::1]:8/a%20b?c=d&c=e#f')",
 ];
 const BINARY: [&str; 16] =
     ["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "&&", "||", " in ", "+", "+"];
 const PREFIX: [&str; 2] = ["!", "-"];
-const FUNCTIONS: [&str; 32] = [
+const FUNCTIONS: [&str; 33] = [
     "size",
     "string",
     "int",
@@ -71,9 +75,10 @@ const FUNCTIONS: [&str; 32] = [
     "lists.range",
     "isQuantity",
     "strings.quote",
+    "isURL",
     "has",
 ];
-const METHODS: [&str; 40] = [
+const METHODS: [&str; 53] = [
     "size",
     "startsWith",
     "endsWith",
@@ -114,6 +119,19 @@ const METHODS: [&str; 40] = [
     "sub",
     "isGreaterThan",
     "asInteger",
+    "getQuery",
+    "getEscapedPath",
+    "getHostname",
+    "getPort",
+    "path",
+    "group",
+    "serviceAccount",
+    "resource",
+    "namespace",
+    "fieldSelector",
+    "check",
+    "allowed",
+    "reason",
 ];
 const MACROS: [&str; 8] =
     ["all", "exists", "exists_one", "map", "filter", "existsOne", "sortBy", "transformList"];

@@ -16,12 +16,15 @@
 //! that is walked. [`Budget`] holds the units that are left; an expression may take [`Budget::PER_EXPRESSION`] of them.
 //! Because everything that allocates is paid for by size before it is made, the budget bounds memory as well as time.
 
+mod authorizer;
 mod check;
 mod evaluate;
 mod guard;
 mod library;
+mod lists;
 #[cfg(test)]
 mod tests;
+mod url;
 mod values;
 
 use std::collections::BTreeMap;
@@ -31,7 +34,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kube_cel::cel;
 use regex::Regex;
 
+use evaluate::Surroundings;
+
+pub use authorizer::{Authorizer, Decision, Question};
 pub(crate) use check::{Fields, Shape, Type};
+pub(crate) use lists::{ListKind, Lists};
 pub use values::CelValue;
 pub(crate) use values::{duration, from_json, map, text, timestamp};
 
@@ -158,6 +165,42 @@ impl Expression {
         Self::compile_typed(text, &shapes)
     }
 
+    /// The same, with `authorizer` beside the variables.
+    pub fn compile_asking(text: &str, variables: &[&str]) -> Result<Self, CompileError> {
+        let mut shapes: Vec<(&str, Shape)> = variables.iter().map(|name| (*name, Shape::DYNAMIC)).collect();
+        shapes.push(("authorizer", Shape::of(Type::Opaque(authorizer::AUTHORIZER))));
+        Self::compile_typed(text, &shapes)
+    }
+
+    /// Compiles a text about the variable `user`: a `kubernetes.UserInfo` with `username`, `uid`, `groups` and `extra`.
+    pub fn compile_on_user(text: &str) -> Result<Self, CompileError> {
+        let word = || Shape { type_: Type::Text, size: 253 };
+        let words = || Shape { type_: Type::List(word().into()), size: 100 };
+        let fields = [
+            ("username", word()),
+            ("uid", word()),
+            ("groups", words()),
+            ("extra", Shape { type_: Type::Map(words().into()), size: 100 }),
+        ];
+        let fields: Fields = fields.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
+        Self::compile_typed(text, &[("user", Shape::of(Type::Object(fields.into())))])
+    }
+
+    /// Whether the result may be true or false, as far as it is known.
+    pub fn may_be_bool(&self) -> bool {
+        matches!(self.result, Type::Bool | Type::Dyn)
+    }
+
+    /// Whether the result may be a text, as far as it is known.
+    pub fn may_be_text(&self) -> bool {
+        matches!(self.result, Type::Text | Type::Dyn)
+    }
+
+    /// Whether `variable.field` stands anywhere in the expression, be it as `variable.?field`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        check::selects(&self.tree, variable, field)
+    }
+
     /// The same with types, which finds wrong fields and operators early and tells the cost.
     pub(crate) fn compile_typed(text: &str, variables: &[(&str, Shape)]) -> Result<Self, CompileError> {
         guard::check(text)?;
@@ -199,12 +242,42 @@ impl Expression {
         variables: &[(&str, &CelValue)],
         budget: &mut Budget,
     ) -> Result<CelValue, EvalError> {
+        self.evaluate_with(variables, &Lists::default(), budget)
+    }
+
+    /// The same, with the variable `authorizer` and somebody who answers it.
+    pub fn evaluate_asking(
+        &self,
+        variables: &[(&str, &CelValue)],
+        authorizer: &dyn Authorizer,
+        budget: &mut Budget,
+    ) -> Result<CelValue, EvalError> {
+        let surroundings = Surroundings { lists: &Lists::default(), authorizer: Some(authorizer) };
+        self.evaluate_in(variables, surroundings, budget)
+    }
+
+    /// The same; some lists of the variables are sets or maps.
+    pub(crate) fn evaluate_with(
+        &self,
+        variables: &[(&str, &CelValue)],
+        lists: &Lists,
+        budget: &mut Budget,
+    ) -> Result<CelValue, EvalError> {
+        self.evaluate_in(variables, Surroundings { lists, authorizer: None }, budget)
+    }
+
+    fn evaluate_in(
+        &self,
+        variables: &[(&str, &CelValue)],
+        surroundings: Surroundings<'_>,
+        budget: &mut Budget,
+    ) -> Result<CelValue, EvalError> {
         let mut meter = evaluate::Meter::new(budget);
         // The libraries of `kube-cel` and `chrono`'s arithmetic are code of others with reachable panics (a division
         // of the smallest number by -1 was one); a rule that meets one fails as a rule, not as a server. Nothing shared
         // is changed in there, so nothing can be left half done.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            evaluate::evaluate(&self.tree, &self.patterns, variables, &mut meter)
+            evaluate::evaluate(&self.tree, &self.patterns, variables, surroundings, &mut meter)
         }));
         let result = result.unwrap_or_else(|_| Err(EvalError::Value("internal error".to_owned())));
         meter.settle(budget, result).map(CelValue)
@@ -216,7 +289,17 @@ impl Expression {
         variables: &[(&str, &CelValue)],
         budget: &mut Budget,
     ) -> Result<bool, EvalError> {
-        match self.evaluate(variables, budget)?.0 {
+        self.evaluate_bool_with(variables, &Lists::default(), budget)
+    }
+
+    /// The same; some lists of the variables are sets or maps.
+    pub(crate) fn evaluate_bool_with(
+        &self,
+        variables: &[(&str, &CelValue)],
+        lists: &Lists,
+        budget: &mut Budget,
+    ) -> Result<bool, EvalError> {
+        match self.evaluate_with(variables, lists, budget)?.0 {
             cel::Value::Bool(value) => Ok(value),
             other => {
                 let found = values::type_name(&other);

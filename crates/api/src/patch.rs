@@ -4,10 +4,12 @@
 //! how lists and maps merge. Nothing here validates the result: that is the pipeline's next step.
 
 pub mod apply;
+mod atomics;
 pub mod field_set;
 mod shape;
 pub mod strategic;
 
+pub use atomics::atomics;
 use serde_json::Value;
 
 /// More operations in one JSON patch are refused, as upstream does.

@@ -1,7 +1,8 @@
 //! Admission: what the server adds to a request's object and what it refuses beyond the rules of the kind.
 //!
 //! A plug-in is a function in one of the tables below; the pipeline calls them in order. Plug-ins may read the watch
-//! cache, and nothing else of the world; who is asked over the network ([`webhooks`]) joins after them. Three things a plug-in may leave behind besides its verdict:
+//! cache, and nothing else of the world. What users wrote ([`policy`]) and who is asked over the network ([`webhooks`])
+//! join after them ([`intercept`]). Three things a plug-in may leave behind besides its verdict:
 //!
 //! - what it has taken ([`Held`]: addresses and ports), given back unless the object is stored;
 //! - what must change with the object ([`Charges`]: the usage of quotas), written in the object's own transaction and
@@ -12,8 +13,9 @@ mod addresses;
 mod certificates;
 mod ingress_class;
 mod intercept;
+mod intercepted;
 mod limit_range;
-pub(crate) mod matching;
+mod matching;
 mod namespace;
 mod node;
 mod notes;
@@ -21,6 +23,7 @@ mod pod;
 mod pod_security;
 pub(crate) mod policy;
 mod rbac;
+mod reinvocation;
 mod resource_quota;
 mod runtime_class;
 mod storage_class;
@@ -33,7 +36,7 @@ use bytes::Bytes;
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
 use sampan_api::schema::Schema;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use addresses::{AddressRange, Allocator, Held};
 pub(crate) use node::node_of;
@@ -46,7 +49,7 @@ use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::server::ApiServer;
 use crate::view::View;
-use crate::write::WriteCall;
+use crate::write::{WriteCall, namespace_key};
 
 /// What a request does to its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +84,6 @@ pub(crate) struct Admission<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) user: &'a User,
     pub(crate) operation: Operation,
-    /// Name in the address; empty on create.
-    pub(crate) name: &'a str,
     /// `None` on create and connect.
     pub(crate) old: Option<&'a Value>,
     pub(crate) view: View,
@@ -112,7 +113,6 @@ impl<'a> Admission<'a> {
             namespace: call.namespace,
             user: call.user,
             operation,
-            name: call.name,
             old,
             view: call.view,
             subresource: call.view.subresource(),
@@ -148,13 +148,28 @@ impl<'a> Admission<'a> {
             if self.namespace.is_empty() {
                 return Value::Null;
             }
-            match self.namespace_bytes.get() {
-                Some(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),
-                None => self
-                    .cached("namespaces", &crate::write::namespace_key(self.namespace))
-                    .unwrap_or_default(),
-            }
+            let known = match self.namespace_bytes.get() {
+                Some(bytes) => serde_json::from_slice(bytes).ok(),
+                None => self.cached("namespaces", &namespace_key(self.namespace)),
+            };
+            known.unwrap_or_else(|| json!({}))
         })
+    }
+
+    /// Reads the namespace for those who look at its labels: one that was made a moment ago is in the store before it is
+    /// in the cache.
+    async fn load_namespace(&self) -> Result<(), ApiError> {
+        let key = namespace_key(self.namespace);
+        if self.namespace.is_empty()
+            || self.namespace_bytes.get().is_some()
+            || self.server.cache.resource("namespaces").get(&key).is_some()
+        {
+            return Ok(());
+        }
+        if let Some(kv) = self.server.store.get(&key).await? {
+            self.namespace_bytes.get_or_init(|| kv.value);
+        }
+        Ok(())
     }
 
     /// An object as the watch cache has it.
@@ -199,7 +214,6 @@ const VALIDATING: &[Validate] = &[
     certificates::signer,
     policy::check_definition,
     webhooks::conditions::check_definition,
-    policy::validate,
 ];
 
 /// The server's own steps. Running them again after somebody else has changed the object changes nothing twice.
@@ -213,9 +227,7 @@ pub(crate) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Res
     namespace::lifecycle(admission, object).await?;
     pod::await_service_account(admission, object).await;
     complete(admission, object)?;
-    // Not one of those steps: a policy may well add something at each run.
-    policy::mutate(admission, object)?;
-    intercept::mutate(admission, object, complete).await?;
+    intercept::mutate(admission, object).await?;
     addresses::allocate(admission, object)
 }
 
@@ -227,20 +239,18 @@ pub(crate) async fn validate(admission: &Admission<'_>, object: &Value) -> Resul
 }
 
 /// Lets everybody have a word about an action on an object: a document that is posted below it (binding, eviction,
-/// token), or a stream. The document as it is to be obeyed; `schema` is its type if a webhook may change it.
+/// token), or a stream. The document as it is to be obeyed; `schema` is its type.
 pub(crate) async fn act(
     server: &ApiServer,
     call: &WriteCall<'_>,
     operation: Operation,
     subresource: Subresource,
-    schema: Option<&Schema>,
+    schema: &Schema,
     document: Value,
 ) -> Result<Value, ApiError> {
     let admission =
         Admission { subresource: subresource.as_str(), ..Admission::of(server, call, operation, None) };
-    let document = intercept::action(&admission, subresource, schema, document).await?;
-    policy::validate(&admission, &document)?;
-    Ok(document)
+    intercept::action(&admission, subresource, schema, document).await
 }
 
 /// Whether a namespace is one that always exists.
@@ -258,6 +268,5 @@ pub(crate) async fn validate_delete(
     call.notes.clear();
     let admission = Admission::of(server, call, Operation::Delete, Some(old));
     node::restrict_delete(&admission, old)?;
-    policy::validate(&admission, old)?;
     intercept::delete(&admission, old, options.document()).await
 }

@@ -16,6 +16,7 @@ mod books;
 mod bootstrap;
 mod cache;
 mod certificates;
+mod connect;
 mod convert_webhook;
 mod custom;
 mod delete;

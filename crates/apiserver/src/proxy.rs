@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument as _;
 
+use crate::connect::Connect;
 use crate::error::ApiError;
 use crate::request::{Query, RequestInfo, ResourcePath};
 use crate::respond::{self, ApiBody, ApiResponse, BodyError, BoxError};
@@ -61,24 +62,25 @@ impl ApiServer {
         path: &ResourcePath,
         kind: &Arc<Kind>,
         subresource: Subresource,
+        connect: &Connect,
     ) -> Result<ApiResponse, ApiError> {
         let object = match self.store.get(&kind.store_key(&path.namespace, plain_name(&path.name))).await? {
             Some(kv) => parse(&kv)?,
             None => return Err(ApiError::not_found(kind, plain_name(&path.name))),
         };
         if subresource == Subresource::Proxy {
-            return self.proxy_http(request, path, kind, &object).await;
+            return self.proxy_http(request, path, kind, &object, connect).await;
         }
         let node = object["spec"]["nodeName"].as_str().unwrap_or_default();
         if node.is_empty() {
             return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", path.name)));
         }
-        let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+        let query = &connect.query;
         let place = format!("{}/{}", path.namespace, path.name);
         let target = match subresource {
             Subresource::PortForward => format!("/portForward/{place}{query}"),
             _ => {
-                let container = container_of(&object, info.query.get("container"))?;
+                let container = container_of(&object, connect.container.as_deref())?;
                 if subresource == Subresource::Log {
                     check_log_options(&info.query, &path.name)?;
                 }
@@ -110,9 +112,9 @@ impl ApiServer {
         path: &ResourcePath,
         kind: &Arc<Kind>,
         object: &Value,
+        connect: &Connect,
     ) -> Result<ApiResponse, ApiError> {
-        let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-        let target = format!("/{}{query}", path.rest);
+        let target = format!("/{}{}", connect.rest, connect.query);
         let connector = self.nodes.get().ok_or_else(|| ApiError::unavailable("no node is connected yet"))?;
         let unreachable =
             |e: std::io::Error| ApiError::unavailable(format!("error trying to reach {}: {e}", path.name));

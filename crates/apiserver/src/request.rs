@@ -49,6 +49,20 @@ pub(crate) fn percent_decoded(text: &str) -> Cow<'_, str> {
     decode(text, false)
 }
 
+/// Percent encoding of all but letters, digits, `-._~` and what is in `kept` (RFC 3986 §2.3).
+pub(crate) fn percent_encoded(text: &str, kept: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let character = char::from(byte);
+        if character.is_ascii_alphanumeric() || "-._~".contains(character) || kept.contains(character) {
+            out.push(character);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
 /// Percent decoding; with `form`, `+` is a space.
 fn decode(text: &str, form: bool) -> Cow<'_, str> {
     if !text.contains('%') && !(form && text.contains('+')) {

@@ -156,7 +156,7 @@ impl ApiServer {
             Authenticators::new(access.authentication, pki, tokens.clone(), cache.clone(), outbound.clone())
                 .map_err(StartError::Config)?;
         let server = Arc::new_cyclic(|me| Self {
-            webhooks: Webhooks::new(cache.clone(), store.clone(), outbound.clone(), metrics.clone()),
+            webhooks: Webhooks::new(cache.clone(), outbound.clone(), metrics.clone()),
             aggregator: Aggregator::new(cache.clone()),
             outbound,
             registry_changed: watch::Sender::new(0),

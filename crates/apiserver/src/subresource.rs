@@ -13,6 +13,7 @@ use crate::admission::{Operation, act, copy_topology_labels, node_of};
 use crate::auth::User;
 use crate::auth::tokens::{Claims, MAX_SECONDS, MIN_SECONDS};
 use crate::books::seconds;
+use crate::connect::{self, Connect};
 use crate::delete::DeleteOptions;
 use crate::error::ApiError;
 use crate::request::{Query, RequestInfo, ResourcePath};
@@ -23,6 +24,9 @@ use crate::write::{Replaced, WriteCall, parse};
 
 /// How often a binding is tried again after the pod's status changed meanwhile.
 const MAX_CONFLICTS: usize = 16;
+
+/// Stands for the types of options, which are in no published document.
+const OPTIONS_TYPE: &str = "io.k8s.api.core.v1.PodOptions";
 
 /// Type of the document an action takes.
 fn body_type(subresource: Subresource) -> &'static str {
@@ -52,13 +56,11 @@ impl ApiServer {
                 | Subresource::PortForward
                 | Subresource::Proxy
         ) {
+            let mut connect = Connect::of_request(request.uri().query(), &info.query, &path.rest);
             if subresource != Subresource::Log {
-                let mut call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
-                call.intercepted = true;
-                let options = stream_options(&info.query, &path.rest, kind, subresource);
-                act(self, &call, Operation::Connect, subresource, None, options).await?;
+                connect = self.connect(connect, info, path, kind, subresource, user).await?;
             }
-            return self.proxy(request, info, path, kind, subresource).await;
+            return self.proxy(request, info, path, kind, subresource, &connect).await;
         }
         if info.verb != "create" {
             return Err(ApiError::method_not_allowed());
@@ -76,7 +78,7 @@ impl ApiServer {
             WriteCall::new(kind, &path.namespace, &path.name, View::Object, user, &info.query, "")?;
         let schema = body_type(subresource).into();
         call.conform(&schema, &mut document, &mut strictness)?;
-        let document = act(self, &call, Operation::Create, subresource, Some(&schema), document).await?;
+        let document = act(self, &call, Operation::Create, subresource, &schema, document).await?;
         // Webhooks have had their word about the action; what follows from it is the server's own doing.
         call.intercepted = false;
         match subresource {
@@ -85,6 +87,31 @@ impl ApiServer {
             Subresource::Token => self.token(&call, document).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// Asks admission about a stream; how it is to be opened.
+    async fn connect(
+        &self,
+        connect: Connect,
+        info: &RequestInfo,
+        path: &ResourcePath,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        user: &User,
+    ) -> Result<Connect, ApiError> {
+        let mut call = WriteCall::internal(kind, &path.namespace, &path.name, View::Object, user);
+        call.intercepted = true;
+        let asked = connect::options(&info.query, &path.rest, kind, subresource);
+        // No type of the table: what fits is seen when the options are read.
+        let schema = OPTIONS_TYPE.into();
+        let wanted = act(self, &call, Operation::Connect, subresource, &schema, asked.clone()).await?;
+        if wanted == asked {
+            return Ok(connect);
+        }
+        let what = asked["kind"].as_str().unwrap_or_default();
+        connect.changed(subresource, &wanted).map_err(|why| {
+            ApiError::internal(format!("a webhook has made something of the object that is no {what}: {why}"))
+        })
     }
 
     /// The older address of a binding: the pod is named in the document.
@@ -257,37 +284,6 @@ impl ApiServer {
         }
         Ok(uid)
     }
-}
-
-/// What a client asks of a stream, as admission sees it: `PodExecOptions` and its siblings.
-fn stream_options(query: &Query, rest: &str, kind: &Kind, subresource: Subresource) -> Value {
-    let what = match subresource {
-        Subresource::Exec => "ExecOptions",
-        Subresource::Attach => "AttachOptions",
-        Subresource::PortForward => "PortForwardOptions",
-        _ => "ProxyOptions",
-    };
-    let mut options = json!({"apiVersion": "v1", "kind": format!("{}{what}", kind.kind)});
-    match subresource {
-        Subresource::Exec | Subresource::Attach => {
-            for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
-                options[flag] = true.into();
-            }
-            if let Some(container) = query.get("container") {
-                options["container"] = container.into();
-            }
-            if !query.all("command").is_empty() {
-                options["command"] = json!(query.all("command"));
-            }
-        }
-        Subresource::PortForward => {
-            let ports = query.all("ports").iter().flat_map(|text| text.split(','));
-            let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).collect();
-            options["ports"] = json!(ports);
-        }
-        _ => options["path"] = format!("/{rest}").into(),
-    }
-    options
 }
 
 /// Sets the condition `PodScheduled`.

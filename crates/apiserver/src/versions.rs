@@ -114,6 +114,22 @@ impl ApiServer {
         })
     }
 
+    /// An object of one kind as another kind shows it for which the same objects are kept.
+    pub(crate) async fn convert_between(
+        &self,
+        from: &Kind,
+        to: &Kind,
+        object: Value,
+    ) -> Result<Value, ApiError> {
+        if let Stored::Custom(custom) = &from.stored_as {
+            let mut object = self.convert_one(from, custom, object, to.api_version()).await?;
+            to.schema.fill_in_defaults(&mut object);
+            return Ok(object);
+        }
+        let stored = self.to_storage(from, &object).await?.into_owned();
+        self.out_of_storage(to, stored).await
+    }
+
     /// Has the webhook of a custom resource convert objects.
     async fn convert(
         &self,

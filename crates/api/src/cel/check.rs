@@ -12,6 +12,7 @@ use kube_cel::cel::common::ast::{
 use regex::Regex;
 
 use super::CompileError;
+use super::authorizer;
 use super::library::{self, Cost, Function, Style};
 use crate::pattern;
 
@@ -31,6 +32,8 @@ pub(crate) enum Type {
     List(Arc<Shape>),
     Map(Arc<Shape>),
     Object(Arc<Fields>),
+    /// Has methods and nothing else.
+    Opaque(&'static str),
 }
 
 /// The fields of an object.
@@ -68,6 +71,7 @@ impl Type {
             Self::List(element) => format!("list({})", element.type_.name()),
             Self::Map(value) => format!("map(string, {})", value.type_.name()),
             Self::Object(_) => "object".to_owned(),
+            Self::Opaque(name) => (*name).to_owned(),
         }
     }
 
@@ -82,6 +86,7 @@ impl Type {
             (Dyn | Null, _) | (_, Dyn | Null) => true,
             (Bool, Bool) | (Text, Text) | (Bytes, Bytes) | (Time, Time) | (Span, Span) => true,
             (List(_), List(_)) | (Map(_) | Object(_), Map(_) | Object(_)) => true,
+            (Self::Opaque(a), Self::Opaque(b)) => a == b,
             (a, b) => a.is_number() && b.is_number(),
         }
     }
@@ -191,23 +196,46 @@ pub(super) fn resolve(
 
 /// Whether a name stands anywhere in a tree.
 pub(super) fn uses(tree: &IdedExpr, variable: &str) -> bool {
-    match &tree.expr {
-        Expr::Ident(name) => name == variable,
-        Expr::Select(select) => uses(&select.operand, variable),
-        Expr::Call(call) => {
-            call.target.iter().any(|target| uses(target, variable))
-                || call.args.iter().any(|arg| uses(arg, variable))
+    any(tree, &|tree| is_name(tree, variable))
+}
+
+/// Whether `variable.field` or `variable.?field` stands anywhere in a tree.
+pub(super) fn selects(tree: &IdedExpr, variable: &str, field: &str) -> bool {
+    any(tree, &|tree| match &tree.expr {
+        Expr::Select(select) => select.field == field && is_name(&select.operand, variable),
+        Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::OPT_SELECT, [operand, name]) => {
+                let is_field =
+                    matches!(&name.expr, Expr::Literal(LiteralValue::String(name)) if name.inner() == field);
+                is_field && is_name(operand, variable)
+            }
+            _ => false,
+        },
+        _ => false,
+    })
+}
+
+fn is_name(tree: &IdedExpr, variable: &str) -> bool {
+    matches!(&tree.expr, Expr::Ident(name) if name == variable)
+}
+
+/// Whether something holds anywhere in a tree.
+fn any(tree: &IdedExpr, holds: &dyn Fn(&IdedExpr) -> bool) -> bool {
+    let below = |tree: &IdedExpr| any(tree, holds);
+    holds(tree)
+        || match &tree.expr {
+            Expr::Select(select) => below(&select.operand),
+            Expr::Call(call) => call.target.iter().any(|target| below(target)) || call.args.iter().any(below),
+            Expr::List(list) => list.elements.iter().any(below),
+            Expr::Map(map) => map.entries.iter().any(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => below(&entry.key) || below(&entry.value),
+                EntryExpr::StructField(field) => below(&field.value),
+            }),
+            Expr::Comprehension(c) => {
+                [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result].into_iter().any(below)
+            }
+            Expr::Ident(_) | Expr::Struct(_) | Expr::Literal(_) | Expr::Unspecified => false,
         }
-        Expr::List(list) => list.elements.iter().any(|element| uses(element, variable)),
-        Expr::Map(map) => map.entries.iter().any(|entry| match &entry.expr {
-            EntryExpr::MapEntry(entry) => uses(&entry.key, variable) || uses(&entry.value, variable),
-            EntryExpr::StructField(field) => uses(&field.value, variable),
-        }),
-        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
-            .into_iter()
-            .any(|tree| uses(tree, variable)),
-        Expr::Struct(_) | Expr::Literal(_) | Expr::Unspecified => false,
-    }
 }
 
 /// What was found.
@@ -313,6 +341,9 @@ impl Checker<'_> {
             },
             Type::Map(value) => Shape::clone(value),
             Type::Dyn => Shape::DYNAMIC,
+            Type::Opaque(authorizer::AUTHORIZER) if select.field == "requestResource" => {
+                Shape::of(Type::Opaque(authorizer::RESOURCE))
+            }
             other => {
                 let message = format!("type '{}' does not support field selection", other.name());
                 return Err(self.error(Some(&select.field), &message));
@@ -469,6 +500,7 @@ impl Checker<'_> {
         let walked = all.iter().fold(0_u64, |sum, found| sum.saturating_add(found.shape.size));
         let cost = match function.cost {
             Cost::None => 0,
+            Cost::Fixed(units) => units,
             Cost::Walk => walked.div_ceil(10),
             Cost::Each => size,
             Cost::Search => size.div_ceil(10).saturating_mul(second.div_ceil(10)),
@@ -498,8 +530,18 @@ impl Checker<'_> {
             "trim",
             "format",
         ];
+        if let Some((_, types)) = authorizer::METHODS.iter().find(|(name, _)| *name == function.name) {
+            let fits = match subject {
+                Type::Dyn => true,
+                Type::Opaque(name) => types.contains(name),
+                _ => false,
+            };
+            let texts = |found: &&Found| matches!(found.shape.type_, Type::Text | Type::Dyn);
+            return fits && all.iter().skip(1).all(texts);
+        }
         match (function.name, subject) {
             (_, Type::Dyn) => true,
+            (_, Type::Opaque(_)) => function.style != Style::Method,
             ("size", subject) => matches!(subject, Type::Text | Type::Bytes | Type::List(_) | Type::Map(_)),
             (
                 "join" | "sum" | "min" | "max" | "isSorted" | "flatten" | "distinct" | "sort" | "slice",
@@ -697,7 +739,7 @@ fn merge(a: Option<Shape>, b: Shape) -> Option<Shape> {
         },
         // The element type of an empty list says nothing.
         (type_, other) if std::mem::discriminant(&type_) == std::mem::discriminant(&other) => match type_ {
-            Type::Map(_) | Type::Object(_) => Type::Dyn,
+            Type::Map(_) | Type::Object(_) | Type::Opaque(_) => Type::Dyn,
             type_ => type_,
         },
         _ => Type::Dyn,

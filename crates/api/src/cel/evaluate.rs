@@ -11,7 +11,9 @@ use kube_cel::cel::common::ast::{
 use kube_cel::cel::objects::{Key, KeyRef, Map};
 use regex::Regex;
 
+use super::authorizer::{self, Authorizer};
 use super::library::{self, Call, explain, no_overload};
+use super::lists::{self, ListKind, Lists};
 use super::values::{TypeValue, as_optional, deep_size, optional, text};
 use super::{Budget, CelValue, EvalError};
 
@@ -75,9 +77,12 @@ pub(super) fn evaluate(
     tree: &IdedExpr,
     patterns: &BTreeMap<String, Regex>,
     variables: &[(&str, &CelValue)],
+    surroundings: Surroundings<'_>,
     meter: &mut Meter,
 ) -> Answer {
-    Walk { patterns, variables, scope: Vec::new(), meter }.value(tree)
+    let Surroundings { lists, authorizer } = surroundings;
+    let made = Lists::default();
+    Walk { patterns, variables, scope: Vec::new(), lists, made, authorizer, meter }.value(tree)
 }
 
 struct Walk<'a> {
@@ -85,7 +90,21 @@ struct Walk<'a> {
     variables: &'a [(&'a str, &'a CelValue)],
     /// Variables of macros, the innermost last.
     scope: Vec<(&'a str, Value)>,
+    /// Lists of the variables that are sets or maps.
+    lists: &'a Lists,
+    /// Those that additions have made.
+    made: Lists,
+    authorizer: Option<&'a dyn Authorizer>,
     meter: &'a mut Meter,
+}
+
+/// What an expression sees beside its variables.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Lists of the variables that are sets or maps.
+    pub(super) lists: &'a Lists,
+    /// Who answers `authorizer`.
+    pub(super) authorizer: Option<&'a dyn Authorizer>,
 }
 
 impl<'a> Walk<'a> {
@@ -252,6 +271,11 @@ impl<'a> Walk<'a> {
     fn binary(&mut self, operator: &str, left: Value, right: Value) -> Answer {
         let cost = cost_of(operator, &left, &right, self.meter.left().saturating_mul(10));
         self.meter.pay(cost.max(1))?;
+        if !self.lists.is_empty()
+            && let Some(value) = self.unordered(operator, &left, &right)?
+        {
+            return Ok(value);
+        }
         let ordered = |wanted: fn(std::cmp::Ordering) -> bool| {
             // `null` and texts of different kinds have no order; numbers of all kinds have one.
             left.partial_cmp(&right).map(|order| Value::Bool(wanted(order))).ok_or_else(no_overload)
@@ -277,6 +301,40 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn kind(&self, list: &Arc<Vec<Value>>) -> Option<&ListKind> {
+        self.lists.kind(list).or_else(|| self.made.kind(list))
+    }
+
+    /// Operators that see sets and maps in lists; nothing where they mean what they mean elsewhere.
+    fn unordered(&mut self, operator: &str, left: &Value, right: &Value) -> Result<Option<Value>, EvalError> {
+        if !matches!(operator, operators::EQUALS | operators::NOT_EQUALS | operators::ADD) {
+            return Ok(None);
+        }
+        let kind = match left {
+            Value::List(list) => self.kind(list).cloned(),
+            _ => None,
+        };
+        let is_large = |value: &Value| matches!(value, Value::List(_) | Value::Map(_));
+        if is_large(left) && is_large(right) {
+            // Names of elements are hashed on both sides, however small the other one is.
+            let limit = self.meter.left().saturating_mul(10);
+            self.meter.pay((deep_size(left, limit).saturating_add(deep_size(right, limit))).div_ceil(10))?;
+        }
+        if let (Some(kind), Value::List(a), Value::List(b)) = (&kind, left, right) {
+            self.meter.pay(lists::extra_cost(kind, a, b))?;
+        }
+        match (operator, left, right, kind) {
+            (operators::EQUALS | operators::NOT_EQUALS, left, right, _) => {
+                let equal = lists::equal(left, right, &|list| self.kind(list).cloned());
+                Ok(Some(Value::Bool(equal == (operator == operators::EQUALS))))
+            }
+            (operators::ADD, Value::List(a), Value::List(b), Some(kind)) => {
+                Ok(Some(self.made.make(lists::union(a, b, &kind), kind)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn function(&mut self, call: &'a CallExpr) -> Answer {
         let (function, target) = super::check::resolve(call, |name| self.lookup(name).is_some())
             .ok_or_else(|| fail(format!("no such function: {}", call.func_name)))?;
@@ -285,7 +343,8 @@ impl<'a> Walk<'a> {
         for arg in &call.args {
             args.push(self.value(arg)?);
         }
-        library::call(Call { function, target, args, patterns: self.patterns }, self.meter)
+        let call = Call { function, target, args, patterns: self.patterns, authorizer: self.authorizer };
+        library::call(call, self.meter)
     }
 
     fn comprehension(&mut self, comprehension: &'a ComprehensionExpr) -> Answer {
@@ -564,6 +623,7 @@ fn count(value: &Value) -> u64 {
 fn field(value: &Value, name: &str) -> Result<Option<Value>, EvalError> {
     match value {
         Value::Map(map) => Ok(map.get(&KeyRef::String(name)).cloned()),
+        _ if authorizer::field(value, name).is_some() => Ok(authorizer::field(value, name)),
         _ => match as_optional(value) {
             Some(inner) => inner.value().map_or(Ok(None), |inner| field(inner, name)),
             None => Err(no_overload()),

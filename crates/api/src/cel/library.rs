@@ -13,7 +13,9 @@ use kube_cel::cel::common::ast::{CallExpr, Expr};
 use kube_cel::cel::{Context, ExecutionError, IdedExpr, Value};
 use regex::Regex;
 
+use super::authorizer::{self, Authorizer};
 use super::evaluate::Meter;
+use super::url::{self, Url};
 use super::values::{self, TypeValue, as_optional, as_text, deep_size, optional, text, type_name};
 use super::{EvalError, Type};
 use crate::pattern;
@@ -43,6 +45,8 @@ pub(super) enum Returns {
     Time,
     Span,
     Texts,
+    /// A value that has methods and nothing else, by the name of its type.
+    Opaque(&'static str),
     /// The type of the target or first argument.
     Same,
 }
@@ -59,6 +63,8 @@ pub(super) enum Cost {
     Search,
     /// A regular expression over the target.
     Pattern,
+    /// So many units.
+    Fixed(u64),
 }
 
 /// A row of the table.
@@ -144,12 +150,12 @@ pub(super) static FUNCTIONS: &[Function] = &[
     qualified("sets.equivalent", 2, 2, Returns::Bool, Cost::Search),
     qualified("sets.intersects", 2, 2, Returns::Bool, Cost::Search),
 
-    method("getScheme", 0, 0, Returns::Text, Cost::None),
-    method("getHost", 0, 0, Returns::Text, Cost::None),
-    method("getHostname", 0, 0, Returns::Text, Cost::None),
-    method("getPort", 0, 0, Returns::Text, Cost::None),
-    method("getEscapedPath", 0, 0, Returns::Text, Cost::None),
-    method("getQuery", 0, 0, Returns::Dyn, Cost::None),
+    method("getScheme", 0, 0, Returns::Text, Cost::Walk),
+    method("getHost", 0, 0, Returns::Text, Cost::Walk),
+    method("getHostname", 0, 0, Returns::Text, Cost::Walk),
+    method("getPort", 0, 0, Returns::Text, Cost::Walk),
+    method("getEscapedPath", 0, 0, Returns::Text, Cost::Walk),
+    method("getQuery", 0, 0, Returns::Dyn, Cost::Walk),
 
     qualified("ip.isCanonical", 1, 1, Returns::Bool, Cost::Walk),
     method("family", 0, 0, Returns::Int, Cost::None),
@@ -223,6 +229,22 @@ pub(super) static FUNCTIONS: &[Function] = &[
     method("or", 1, 1, Returns::Dyn, Cost::None),
     method("orValue", 1, 1, Returns::Dyn, Cost::None),
 
+    // Upstream counts a unit for each, because its questions share their texts; ours are copied.
+    method("path", 1, 1, Returns::Opaque(authorizer::PATH), Cost::Walk),
+    method("group", 1, 1, Returns::Opaque(authorizer::GROUP), Cost::Walk),
+    method("serviceAccount", 2, 2, Returns::Opaque(authorizer::AUTHORIZER), Cost::Walk),
+    method("resource", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("subresource", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("namespace", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("name", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("fieldSelector", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("labelSelector", 1, 1, Returns::Opaque(authorizer::RESOURCE), Cost::Walk),
+    method("check", 1, 1, Returns::Opaque(authorizer::DECISION), Cost::Fixed(authorizer::CHECK_COST)),
+    method("allowed", 0, 0, Returns::Bool, Cost::None),
+    method("reason", 0, 0, Returns::Text, Cost::Walk),
+    method("errored", 0, 0, Returns::Bool, Cost::None),
+    method("error", 0, 0, Returns::Text, Cost::Walk),
+
     method("getFullYear", 0, 1, Returns::Int, Cost::None),
     method("getMonth", 0, 1, Returns::Int, Cost::None),
     method("getDate", 0, 1, Returns::Int, Cost::None),
@@ -258,6 +280,7 @@ impl Returns {
             Self::Time => Type::Time,
             Self::Span => Type::Span,
             Self::Texts => Type::List(Arc::new(super::Shape::of(Type::Text))),
+            Self::Opaque(name) => Type::Opaque(name),
             Self::Same => target.cloned().unwrap_or(Type::Dyn),
         }
     }
@@ -269,6 +292,7 @@ pub(super) struct Call<'a> {
     pub(super) target: Option<Value>,
     pub(super) args: Vec<Value>,
     pub(super) patterns: &'a BTreeMap<String, Regex>,
+    pub(super) authorizer: Option<&'a dyn Authorizer>,
 }
 
 type Answer = Result<Value, EvalError>;
@@ -301,8 +325,10 @@ fn tenth(size: u64) -> u64 {
 fn pay(call: &Call<'_>, meter: &mut Meter) -> Result<(), EvalError> {
     meter.pay(1)?;
     // Asking for a size walks over the value, so that it is only asked for where it is paid for.
-    if matches!(call.function.cost, Cost::None) {
-        return Ok(());
+    match call.function.cost {
+        Cost::None => return Ok(()),
+        Cost::Fixed(units) => return meter.pay(units),
+        _ => {}
     }
     let limit = meter.left().saturating_mul(10);
     let sizes: Vec<u64> = call.target.iter().chain(&call.args).map(|value| deep_size(value, limit)).collect();
@@ -310,7 +336,7 @@ fn pay(call: &Call<'_>, meter: &mut Meter) -> Result<(), EvalError> {
     let first = sizes.first().copied().unwrap_or(0);
     let second = sizes.get(1).copied().unwrap_or(0);
     let cost = match call.function.cost {
-        Cost::None => 0,
+        Cost::None | Cost::Fixed(_) => 0,
         Cost::Walk => tenth(all),
         Cost::Each => all,
         Cost::Search => tenth(first).saturating_mul(tenth(second)).saturating_add(tenth(all)),
@@ -433,10 +459,24 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
             }
         },
         ("isQuantity", Value::String(value)) => Value::Bool(value.parse::<Quantity>().is_ok()),
+        ("url", Value::String(value)) => {
+            let failed = |why| fail(format!("URL parse error during conversion from string: {why}"));
+            Value::Opaque(Arc::new(Url::read(value).map_err(failed)?))
+        }
+        ("isURL", Value::String(value)) => Value::Bool(url::is_url(value)),
+        ("url" | "isURL", _) => return Err(no_overload()),
+        ("getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath" | "getQuery", value) => {
+            of_url(call.function.name, as_url(value).ok_or_else(no_overload)?)
+        }
         // An optional, because a name may be unknown.
         ("format.named", Value::String(_)) => {
             let format = library("format.named", Style::Qualified, None, call.args.clone())?;
             optional((format != Value::Null).then_some(format))
+        }
+        (method, target) if authorizer::METHODS.iter().any(|(name, _)| *name == method) => {
+            return authorizer::call(method, target, &call.args, call.authorizer)?
+                .ok_or_else(no_overload)
+                .map(Some);
         }
         ("optional.none", _) => optional(None),
         ("optional.of", value) => optional(Some(value.clone())),
@@ -456,13 +496,37 @@ fn native(call: &Call<'_>, meter: &mut Meter) -> Result<Option<Value>, EvalError
         },
         (name, Value::Timestamp(time)) if name.starts_with("get") && argument(0).is_some() => {
             let zone = string(argument(0))?;
-            let offset = zone_offset(zone).ok_or_else(|| fail(format!("unknown time zone {zone}")))?;
+            let offset = zone_offset(zone, time.timestamp())
+                .ok_or_else(|| fail(format!("unknown time zone {zone}")))?;
             let span = values::duration(&offset).ok_or_else(|| fail("unknown time zone"))?;
             let local = (Value::Timestamp(*time) + span).map_err(explain)?;
             return library(name, Style::Method, Some(local), Vec::new()).map(Some);
         }
         _ => return Ok(None),
     }))
+}
+
+fn as_url(value: &Value) -> Option<&Url> {
+    match value {
+        Value::Opaque(opaque) => opaque.downcast_ref::<Url>(),
+        _ => None,
+    }
+}
+
+/// A part of a URL.
+fn of_url(part: &str, url: &Url) -> Value {
+    match part {
+        "getScheme" => text(url.scheme.as_str()),
+        "getHost" => text(url.host.as_str()),
+        "getHostname" => text(url.hostname()),
+        "getPort" => text(url.port()),
+        "getEscapedPath" => text(url.escaped_path()),
+        _ => values::map(
+            url.query()
+                .into_iter()
+                .map(|(key, found)| (key, Value::List(Arc::new(found.into_iter().map(text).collect())))),
+        ),
+    }
 }
 
 fn string(value: Option<&Value>) -> Result<&Arc<String>, EvalError> {
@@ -484,17 +548,24 @@ fn size(value: &Value) -> Answer {
     Ok(Value::Int(i64::try_from(size).unwrap_or(i64::MAX)))
 }
 
-/// `UTC` or `+02:00` as a duration. Names of places would need the time zone database, which this crate does not read.
-fn zone_offset(zone: &str) -> Option<String> {
+/// How far the clocks of a zone are ahead of UTC at a time, as a duration: `UTC`, `+02:00`, or the name of a place in the
+/// time zone database, which is part of the program.
+fn zone_offset(zone: &str, seconds: i64) -> Option<String> {
     if matches!(zone, "UTC" | "Z" | "") {
         return Some("0s".to_owned());
     }
-    let (sign, rest) = match zone.as_bytes().first()? {
-        b'-' => ("-", &zone[1..]),
-        b'+' => ("", &zone[1..]),
-        _ => ("", zone),
+    let Some((hours, minutes)) = zone.split_once(':') else {
+        let place = jiff::tz::TimeZone::get(zone).ok()?;
+        // Names are found in any case; upstream has them in their own only.
+        place.iana_name().filter(|name| *name == zone)?;
+        let offset = place.to_offset(jiff::Timestamp::from_second(seconds).ok()?);
+        return Some(format!("{}s", offset.seconds()));
     };
-    let (hours, minutes) = rest.split_once(':')?;
+    let (sign, hours) = match hours.as_bytes().first()? {
+        b'-' => ("-", &hours[1..]),
+        b'+' => ("", &hours[1..]),
+        _ => ("", hours),
+    };
     let small = |text: &str, most: u8| text.parse::<u8>().ok().filter(|n| *n <= most && text.len() == 2);
     Some(format!("{sign}{}h{}m", small(hours, 23)?, small(minutes, 59)?))
 }

@@ -64,6 +64,9 @@ fn what_holds() {
         "timestamp('2024-02-03T04:05:06Z').getDate() == 3 && timestamp('2024-02-03T04:05:06Z').getDayOfMonth() == 2",
         "timestamp('2024-02-03T04:05:06Z').getDayOfWeek() == 6 && timestamp('2024-02-03T04:05:06Z').getDayOfYear() == 33",
         "timestamp('2024-02-03T04:05:06+02:00').getHours() == 2 && timestamp('2024-02-03T04:05:06Z').getHours('+02:00') == 6",
+        "timestamp('2024-01-01T12:00:00Z').getHours('Europe/Berlin') == 13 && timestamp('2024-07-01T12:00:00Z').getHours('Europe/Berlin') == 14",
+        "timestamp('2024-01-01T02:00:00Z').getDate('America/New_York') == 31 && timestamp('2024-01-01T02:00:00Z').getFullYear('US/Pacific') == 2023",
+        "timestamp('2024-01-01T00:00:00Z').getMinutes('Asia/Kolkata') == 30 && timestamp('2024-01-01T00:00:00Z').getHours('-05:30') == 18",
         "timestamp('2024-01-01T00:00:00Z') + duration('1h') > timestamp('2024-01-01T00:30:00Z')",
         "timestamp('2024-01-01T01:00:00Z') - timestamp('2024-01-01T00:00:00Z') == duration('1h') && duration('90s').getMinutes() == 1",
         "int(timestamp('1970-01-01T00:01:00Z')) == 60 && timestamp(60) == timestamp('1970-01-01T00:01:00Z')",
@@ -244,13 +247,26 @@ fn cost_is_limited() {
         "self.numbers.all(x, self.numbers.all(y, size(self.numbers) > 0))",
         "self.numbers.all(x, self.numbers.all(y, size(self.text) > 0))",
         "self.numbers.sortBy(x, self.numbers.map(y, y + x).size()).size() > 0",
+        "cel.bind(u, url('/' + self.text), self.numbers.all(x, self.numbers.all(y, u == u)))",
+        "cel.bind(u, url('/' + self.text), self.numbers.all(x, self.numbers.all(y, u.getEscapedPath() != '')))",
+        "cel.bind(u, url('/?' + self.text), self.numbers.all(x, self.numbers.all(y, u.getQuery().size() > 0)))",
+        "cel.bind(g, authorizer.group(self.text), self.numbers.map(x, self.numbers.map(y, g.resource('a')))).size() > 0",
+        "cel.bind(g, authorizer.group('').resource(self.text), self.numbers.all(x, self.numbers.all(y, g == g)))",
+        "self.numbers.all(x, self.numbers.all(y, self.set != ['x'] && self.set + ['x'] != self.set))",
     ];
     for text in rows {
-        let subject = CelValue::from_json(&subject);
-        let expression = compile(text);
+        let CelValue(cel::Value::Map(subject)) = CelValue::from_json(&subject) else { panic!("a map") };
+        let (mut lists, mut fields) = (Lists::default(), (*subject.map).clone());
+        let set = lists.make(vec![super::text("a".repeat(1_000_000))], ListKind::Set);
+        fields.insert("set".into(), set);
+        let subject = CelValue(cel::Value::Map(cel::objects::Map { map: fields.into() }));
+        let expression =
+            Expression::compile_asking(text, &["self"]).unwrap_or_else(|error| panic!("{error}"));
+        let authorizer = CelValue::authorizer(&Telling);
         let mut budget = Budget::default();
         let start = Instant::now();
-        let result = expression.evaluate_bool(&[("self", &subject)], &mut budget);
+        let variables = [("self", &subject), ("authorizer", &authorizer)];
+        let result = expression.evaluate_bool_with(&variables, &lists, &mut budget);
         assert_eq!(result, Err(EvalError::Cost), "{text}");
         assert_eq!(budget.left(), Budget::PER_REQUEST - Budget::PER_EXPRESSION, "{text}");
         // A loose bound for slow machines and unoptimised code.
@@ -314,4 +330,135 @@ fn results_as_json() {
         compile("self.name").evaluate_bool(&[("self", &CelValue::from_json(&subject()))], &mut Budget::default()),
         Err(EvalError::Value(message)) if message.contains("got string")
     ));
+}
+
+/// Allows what is asked of pods, says what it was asked, and has no answer about paths.
+struct Telling;
+
+impl Authorizer for Telling {
+    fn request_resource(&self) -> Question {
+        Question {
+            group: "apps".into(),
+            resource: "deployments".into(),
+            name: "d".into(),
+            ..Question::default()
+        }
+    }
+
+    fn decide(&self, question: &Question) -> Decision {
+        let Question { account, group, resource, subresource, namespace, name, verb, .. } = question;
+        let account =
+            account.as_ref().map_or(String::new(), |(namespace, name)| format!("{namespace}:{name} "));
+        let selectors = format!("{}{}", question.field_selector, question.label_selector);
+        Decision {
+            allowed: resource == "pods",
+            reason: format!("{account}{verb} {group}/{resource}/{subresource} {namespace}/{name}{selectors}"),
+            error: question.path.as_ref().map(|path| format!("{verb} {path}")),
+        }
+    }
+}
+
+fn ask(text: &str) -> Result<serde_json::Value, String> {
+    let compiled = Expression::compile_asking(text, &["self"]).map_err(|error| error.to_string())?;
+    let (authorizer, subject) = (CelValue::authorizer(&Telling), CelValue::from_json(&subject()));
+    let variables = [("authorizer", &authorizer), ("self", &subject)];
+    let found = compiled.evaluate_asking(&variables, &Telling, &mut Budget::default());
+    found.map_err(|error| error.to_string()).map(|value| value.to_json().unwrap_or_default())
+}
+
+#[test]
+fn the_authorizer_is_a_value() {
+    let rows = [
+        ("authorizer.group('').resource('pods').check('get').allowed()", json!(true)),
+        ("authorizer.group('').resource('nodes').check('get').allowed()", json!(false)),
+        (
+            "authorizer.group('g').resource('r').subresource('s').namespace('n').name('x').check('get').reason()",
+            json!("get g/r/s n/x"),
+        ),
+        ("authorizer.requestResource.check('update').reason()", json!("update apps/deployments/ /d")),
+        (
+            "authorizer.requestResource.name('').namespace('m').check('list').reason()",
+            json!("list apps/deployments/ m/"),
+        ),
+        (
+            "authorizer.serviceAccount('ns', 'sa').group('').resource('pods').check('get').reason()",
+            json!("ns:sa get /pods/ /"),
+        ),
+        (
+            "authorizer.group('').resource('pods').fieldSelector('a=b').labelSelector('c').check('list').reason()",
+            json!("list /pods/ /a=bc"),
+        ),
+        ("authorizer.path('/healthz').check('get').errored()", json!(true)),
+        ("authorizer.path('/healthz').check('get').error()", json!("get /healthz")),
+        ("authorizer.group('').resource('pods').check('get').error()", json!("")),
+        // As a value: bound, in lists, in macros, in conditions, behind a name of its own.
+        ("cel.bind(a, authorizer.group(''), a.resource('pods').check('get').allowed())", json!(true)),
+        (
+            "['pods', 'nodes'].map(r, authorizer.group('').resource(r).check('get').allowed())",
+            json!([true, false]),
+        ),
+        (
+            "[authorizer.group(''), authorizer.group('x')].map(g, g.resource('pods').check('get').reason())",
+            json!(["get /pods/ /", "get x/pods/ /"]),
+        ),
+        ("(self.flag ? authorizer.path('/a') : authorizer.path('/b')).check('get').error()", json!("get /a")),
+        ("cel.bind(d, authorizer.path('/a').check('get'), [d.allowed(), d.errored()])", json!([false, true])),
+        (
+            "authorizer.group('') == authorizer.group('') && authorizer.group('') != authorizer.group('a')",
+            json!(true),
+        ),
+        ("type(authorizer) != type(authorizer.path('/'))", json!(true)),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(ask(text), Ok(expected), "{text}");
+    }
+    let rows = [
+        ("authorizer.path(' ').check('get').allowed()", "path must not be empty"),
+        ("authorizer.group('').resource('').check('get').allowed()", "resource must not be empty"),
+        (
+            "authorizer.serviceAccount('a.b', 'x').path('/').check('get').allowed()",
+            "Invalid service account namespace",
+        ),
+        (
+            "authorizer.serviceAccount('a', 'X').path('/').check('get').allowed()",
+            "Invalid service account name",
+        ),
+        (
+            "authorizer.group(1).resource('x').check('get').allowed()",
+            "found no matching overload for 'group'",
+        ),
+        ("authorizer.resource('x').check('get').allowed()", "found no matching overload for 'resource'"),
+        ("authorizer.group('x').check('get').allowed()", "found no matching overload for 'check'"),
+        ("authorizer.path('/').allowed()", "found no matching overload for 'allowed'"),
+        ("authorizer.nothing", "does not support field selection"),
+        ("authorizer.serviceAccount('a', 'b').requestResource.check('get').allowed()", "no such"),
+        ("dyn(authorizer).allowed()", "no such overload"),
+        ("self.name.allowed()", "no such overload"),
+        ("authorizer.size() == 1", "found no matching overload for 'size'"),
+        ("[1, 2, 3].all(x, !authorizer.path('/').check('get').allowed())", "actual cost limit exceeded"),
+    ];
+    for (text, expected) in rows {
+        let found = ask(text).expect_err(text);
+        assert!(found.contains(expected), "{text}: {found}");
+    }
+    assert!(ask("[1, 2].all(x, !authorizer.path('/').check('get').allowed())").is_ok(), "two checks fit");
+    // Elsewhere there is no such variable.
+    assert!(Expression::compile("authorizer.path('/').check('get').allowed()", &["self"]).is_err());
+}
+
+#[test]
+fn selections_are_found() {
+    let rows = [
+        ("self.email", true),
+        ("[1].all(x, has(self.email))", true),
+        ("self.?email.orValue('') == ''", true),
+        ("{'a': self.email}.a == ''", true),
+        ("self.emails", false),
+        ("self.x.email", false),
+        ("self['email']", false),
+        ("oldSelf.email", false),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(compile(text).selects("self", "email"), expected, "{text}");
+    }
 }

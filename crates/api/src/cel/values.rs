@@ -7,6 +7,8 @@ use kube_cel::cel::objects::{Key, Map, Opaque, OptionalValue};
 use kube_cel::cel::{self, Value};
 use serde_json::json;
 
+use super::{authorizer, url};
+
 /// A value of CEL. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CelValue(pub(crate) Value);
@@ -218,7 +220,7 @@ pub(crate) fn deep_size(value: &Value, limit: u64) -> u64 {
         }
         Value::Opaque(_) => match as_optional(value).and_then(OptionalValue::value) {
             Some(inner) => 1 + deep_size(inner, limit),
-            None => 1,
+            None => 1 + url::length(value) + authorizer::length(value),
         },
         _ => 1,
     }

@@ -112,6 +112,16 @@ pub(super) fn of_entry<'a>(shape: Shape<'a>, key: &str) -> Shape<'a> {
     }
 }
 
+/// The shape of a field that a type names; nothing for entries of maps and for what nobody knows.
+pub(super) fn of_known_field<'a>(shape: Shape<'a>, name: &str) -> Option<Shape<'a>> {
+    match shape {
+        Shape::Struct(type_) => type_.field(name).map(of_field),
+        Shape::Custom(node) if name == "metadata" => Some(of_property(node, name)),
+        Shape::Custom(node) => node.property(name).map(of_node),
+        _ => None,
+    }
+}
+
 /// The shape of a property of a custom resource. Metadata is described by the schema of no definition.
 fn of_property<'a>(node: &'a Node, key: &str) -> Shape<'a> {
     match node.property(key).or_else(|| node.additional()) {

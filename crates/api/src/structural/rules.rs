@@ -10,8 +10,8 @@ use kube_cel::cel::Value as Cel;
 use serde_json::Value;
 
 use super::cost::{Estimates, MOST_CHARACTERS};
-use super::{Additional, Node, NodeType, OBJECT_FIELDS, correlated, validate as schema};
-use crate::cel::{self, Budget, CelValue, EvalError, Expression, Fields, RESERVED, Shape, Type};
+use super::{Additional, ListKind, Node, NodeType, OBJECT_FIELDS, correlated, validate as schema};
+use crate::cel::{self, Budget, CelValue, EvalError, Expression, Fields, Lists, RESERVED, Shape, Type};
 use crate::field::{ErrorKind, Errors, FieldError, Path};
 use crate::json_path::JsonPath;
 
@@ -277,17 +277,19 @@ fn object_shape(node: &Node, is_resource: bool) -> Shape {
 }
 
 /// A value as rules see it.
-fn value(node: &Node, json: &Value, is_root: bool) -> Cel {
+fn value(node: &Node, json: &Value, is_root: bool, lists: &mut Lists) -> Cel {
     match json {
         Value::Array(items) => match node.items() {
             Some(element) => {
-                Cel::List(Arc::new(items.iter().map(|item| value(element, item, false)).collect()))
+                let items = items.iter().map(|item| value(element, item, false, lists)).collect();
+                list_value(node, items, lists)
             }
             None => cel::from_json(json),
         },
         Value::Object(fields) => {
             let is_resource = is_root || node.embedded_resource;
-            cel::map(fields.iter().filter_map(|(name, field)| field_value(node, name, field, is_resource)))
+            let shown = fields.iter();
+            cel::map(shown.filter_map(|(name, field)| field_value(node, name, field, is_resource, lists)))
         }
         Value::String(text) => text_value(node, text),
         Value::Number(number) => match node.type_ {
@@ -304,7 +306,24 @@ fn value(node: &Node, json: &Value, is_root: bool) -> Cel {
     }
 }
 
-fn field_value(node: &Node, name: &str, field: &Value, is_resource: bool) -> Option<(String, Cel)> {
+fn list_value(node: &Node, items: Vec<Cel>, lists: &mut Lists) -> Cel {
+    match node.list_type() {
+        ListKind::Set => lists.make(items, cel::ListKind::Set),
+        ListKind::Map(keys) => {
+            let keys = keys.iter().map(|key| escape(key).unwrap_or_else(|| key.clone()));
+            lists.make(items, cel::ListKind::Map(keys.collect()))
+        }
+        ListKind::Atomic => Cel::List(Arc::new(items)),
+    }
+}
+
+fn field_value(
+    node: &Node,
+    name: &str,
+    field: &Value,
+    is_resource: bool,
+    lists: &mut Lists,
+) -> Option<(String, Cel)> {
     if is_resource && OBJECT_FIELDS.contains(&name) {
         let shown =
             match name {
@@ -317,9 +336,9 @@ fn field_value(node: &Node, name: &str, field: &Value, is_resource: bool) -> Opt
         return Some((name.to_owned(), shown));
     }
     match (node.property(name), &node.additional) {
-        (Some(child), _) => Some((escape(name)?, value(child, field, false))),
+        (Some(child), _) => Some((escape(name)?, value(child, field, false, lists))),
         // Keys of a map are data and stay as they are.
-        (None, Additional::Schema(child)) => Some((name.to_owned(), value(child, field, false))),
+        (None, Additional::Schema(child)) => Some((name.to_owned(), value(child, field, false, lists))),
         (None, _) => Some((name.to_owned(), cel::from_json(field))),
     }
 }
@@ -416,7 +435,8 @@ impl Run {
         }
         let old = old.filter(|old| !old.is_null());
         let is_same = old.is_some_and(|old| schema::same(old, new));
-        let value_of = |json: &Value| CelValue(value(node, json, is_root));
+        let mut lists = Lists::default();
+        let mut value_of = |json: &Value| CelValue(value(node, json, is_root, &mut lists));
         let new_value = value_of(new);
         let old_value = old.map(value_of);
         for rule in &node.rules {
@@ -435,16 +455,23 @@ impl Run {
             };
             let mut variables = vec![("self", &new_value)];
             variables.extend(old_self.as_ref().map(|old| ("oldSelf", old)));
-            self.rule(node, rule, &variables, path);
+            self.rule(node, rule, &variables, &lists, path);
         }
     }
 
-    fn rule(&mut self, node: &Node, rule: &Rule, variables: &[(&str, &CelValue)], path: &Path) {
+    fn rule(
+        &mut self,
+        node: &Node,
+        rule: &Rule,
+        variables: &[(&str, &CelValue)],
+        lists: &Lists,
+        path: &Path,
+    ) {
         let text = rule.expression.text();
-        match rule.expression.evaluate_bool(variables, &mut self.budget) {
+        match rule.expression.evaluate_bool_with(variables, lists, &mut self.budget) {
             Ok(true) => {}
             Ok(false) => {
-                let message = self.message(rule, variables);
+                let message = self.message(rule, variables, lists);
                 let mut at = path.clone();
                 for name in &rule.field_path {
                     at = at.child(name);
@@ -476,9 +503,9 @@ impl Run {
     }
 
     /// What the author wants to be said: computed, fixed, or the rule itself.
-    fn message(&mut self, rule: &Rule, variables: &[(&str, &CelValue)]) -> String {
+    fn message(&mut self, rule: &Rule, variables: &[(&str, &CelValue)], lists: &Lists) -> String {
         let computed = rule.message_expression.as_ref().and_then(|expression| {
-            let value = expression.evaluate(variables, &mut self.budget).ok()?;
+            let value = expression.evaluate_with(variables, lists, &mut self.budget).ok()?;
             let text = value.as_str()?.trim().to_owned();
             let is_usable = !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n');
             is_usable.then_some(text)

@@ -699,6 +699,51 @@ fn transition_rules_see_the_old_value() {
 }
 
 #[test]
+fn sets_and_maps_have_no_order_for_rules() {
+    let list = |kind: &str, items: Value| json!({"type": "array", "maxItems": 50, "x-kubernetes-list-type": kind, "items": items});
+    let text = || json!({"type": "string", "maxLength": 10});
+    let holds = |rule: &str| -> Vec<String> {
+        let mut ports = list("map", object(json!({"n-o": {"type": "integer"}, "p": text(), "v": text()})));
+        ports["x-kubernetes-list-map-keys"] = json!(["n-o", "p"]);
+        ports["items"]["required"] = json!(["n-o", "p"]);
+        let mut schema = object(json!({
+            "a": list("set", text()), "b": list("set", text()), "plain": list("atomic", text()),
+            "other": list("atomic", text()), "ports": ports.clone(), "moved": ports.clone(), "more": ports,
+            "x": object(json!({"deep": list("set", text())})), "y": object(json!({"deep": list("set", text())})),
+        }));
+        schema["x-kubernetes-validations"] = json!([{"rule": rule}]);
+        let port = |n: i64, p: &str, v: &str| json!({"n-o": n, "p": p, "v": v});
+        let document = json!({
+            "a": ["1", "2"], "b": ["2", "1"], "plain": ["1", "2"], "other": ["2", "1"],
+            "ports": [port(1, "t", "x"), port(2, "t", "y")],
+            "moved": [port(2, "t", "y"), port(1, "t", "x")],
+            "more": [port(3, "t", "z"), port(1, "t", "new"), port(1, "u", "u")],
+            "x": {"deep": ["1", "2"]}, "y": {"deep": ["2", "1"]},
+        });
+        said(&spec(schema), document)
+    };
+    let rows = [
+        "self.a == self.b && !(self.a != self.b) && self.a == ['2', '1']",
+        "self.a != ['1', '1'] && self.a != ['1'] && self.a != ['1', '3'] && self.a == self.plain",
+        "self.plain != self.other && self.plain != self.b && ['2', '1'] != self.a",
+        "self.x == self.y && [self.x] == [self.y] && {'k': self.a} == {'k': self.b}",
+        "self.a + self.b == self.a && (self.a + ['3', '1', '3']).size() == 3",
+        "string((self.a + ['3', '1', '0'])[2]) == '3' && (self.a + ['3'])[0] == '1'",
+        "self.a + ['3'] == ['3', '2', '1'] && self.a + ['4'] + ['4', '1'] == ['4', '2', '1']",
+        "self.plain + self.b == ['1', '2', '2', '1']",
+        "self.ports == self.moved && self.ports != self.more",
+        "(self.ports + self.more).map(x, x.v) == ['new', 'y', 'z', 'u']",
+        "self.ports + self.more == self.more + self.moved + self.more",
+        "self.ports.filter(x, true) != self.moved && '1' in self.a && self.a.all(x, x in self.b)",
+        "cel.bind(x, self.a, x == self.b) && (true ? self.a : self.b) == self.b",
+    ];
+    for rule in rows {
+        assert_eq!(holds(rule), Vec::<String>::new(), "{rule}");
+        assert_eq!(holds(&format!("!({rule})")).len(), 1, "{rule}");
+    }
+}
+
+#[test]
 fn what_did_not_change_is_not_refused_again() {
     let schema = spec(json!({"type": "object", "properties": {
         "size": {"type": "integer", "maximum": 10},

@@ -1,17 +1,18 @@
-//! Where webhooks join the pipeline: from an admission request to what webhooks see, and back into the object.
+//! Where policies and webhooks join the pipeline: from an admission request to what they see, and back into the object.
+//!
+//! In upstream's order: policies change an object before webhooks do, and judge it before webhooks do.
 
 use sampan_api::decode::Strictness;
 use sampan_api::kind::Subresource;
-use sampan_api::registry::{Kind, Stored};
 use sampan_api::schema::Schema;
 use serde_json::Value;
 
-use super::webhooks::{Intercepted, Settle};
-use super::{Admission, Notes, Operation};
+use super::intercepted::Intercepted;
+use super::policy;
+use super::webhooks::{self, Settle};
+use super::{Admission, complete};
 use crate::books::{copy_field, keep_books};
-use crate::discovery::subresource_facts;
 use crate::error::ApiError;
-use crate::server::ApiServer;
 use crate::view::View;
 
 /// What the server alone writes into the metadata of a new object.
@@ -26,18 +27,115 @@ const SERVER_METADATA: &[&str] = &[
     "managedFields",
 ];
 
-/// Lets mutating webhooks change an object; the server's own steps follow once more, and then those webhooks that want
-/// to see what has changed since.
-pub(super) async fn mutate(
-    admission: &Admission<'_>,
-    object: &mut Value,
-    complete: fn(&Admission<'_>, &mut Value) -> Result<(), ApiError>,
-) -> Result<bool, ApiError> {
-    let webhooks = &admission.server.webhooks;
-    if !admission.call.intercepted || !webhooks.exist() {
-        return Ok(false);
+/// Those who may have a word about a request.
+#[derive(Clone, Copy)]
+struct Audience {
+    policies: bool,
+    webhooks: bool,
+}
+
+impl Audience {
+    /// Cheap: every write asks. What the server itself writes is no business of webhooks.
+    fn of(admission: &Admission<'_>) -> Self {
+        Self {
+            policies: admission.server.policies.exist() && admission.view != View::Binding,
+            webhooks: admission.call.intercepted && admission.server.webhooks.exist(),
+        }
     }
-    let (kind, view) = (&**admission.kind, admission.view);
+
+    fn is_empty(self) -> bool {
+        !self.policies && !self.webhooks
+    }
+}
+
+/// Who was asked to change a document, and who wants to be asked again.
+struct Rounds {
+    policies: Option<policy::Round>,
+    webhooks: Option<webhooks::Round>,
+}
+
+impl Rounds {
+    fn new(admission: &Admission<'_>, audience: Audience) -> Self {
+        Self {
+            policies: audience.policies.then(|| admission.server.policies.round()).flatten(),
+            webhooks: audience.webhooks.then(|| admission.server.webhooks.round()).flatten(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.policies.is_none() && self.webhooks.is_none()
+    }
+
+    /// One round: policies, then webhooks.
+    async fn ask(
+        &mut self,
+        admission: &Admission<'_>,
+        request: &Intercepted<'_>,
+        document: &mut Option<Value>,
+        settle: Settle<'_>,
+        second: bool,
+    ) -> Result<(), ApiError> {
+        if let Some(round) = &mut self.policies {
+            if second {
+                round.again.next(document.as_ref());
+            }
+            policy::mutate(round, admission, request, document, settle).await?;
+        }
+        if let Some(round) = &mut self.webhooks {
+            if second {
+                round.again.next(document.as_ref());
+            }
+            let webhooks = &admission.server.webhooks;
+            webhooks.mutate(round, admission, request, document, settle).await?;
+        }
+        Ok(())
+    }
+
+    fn changed(&self) -> bool {
+        self.policies.as_ref().is_some_and(|round| round.again.changed())
+            || self.webhooks.as_ref().is_some_and(|round| round.again.changed())
+    }
+}
+
+/// Lets policies and webhooks change an object; if one does, the server's own steps follow once more, and then those
+/// who want to see what has changed since.
+pub(super) async fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let audience = Audience::of(admission);
+    if audience.is_empty() {
+        return Ok(());
+    }
+    let rounds = Rounds::new(admission, audience);
+    if rounds.is_empty() {
+        return Ok(());
+    }
+    // Boxed here and below: what most writes do not need should not make the state of each of them large.
+    Box::pin(mutate_by(admission, rounds, object)).await
+}
+
+async fn mutate_by(
+    admission: &Admission<'_>,
+    mut rounds: Rounds,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    admission.load_namespace().await?;
+    let name = name_of(object);
+    let request = Intercepted::of(admission, &name);
+    mutate_once(&mut rounds, admission, &request, object, false).await?;
+    if rounds.changed() {
+        complete(admission, object)?;
+        mutate_once(&mut rounds, admission, &request, object, true).await?;
+    }
+    Ok(())
+}
+
+async fn mutate_once(
+    rounds: &mut Rounds,
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    object: &mut Value,
+    second: bool,
+) -> Result<(), ApiError> {
+    let (kind, view) = (admission.kind, admission.view);
     let base = object.clone();
     let settle = |document: &mut Value| {
         let mut whole = view.merge_into(kind, &base, document.take());
@@ -45,77 +143,57 @@ pub(super) async fn mutate(
         *document = view.of(kind, &whole);
         Ok(())
     };
-    let name = name_of(object);
-    let request = admission.intercepted(&name);
-    let mut document = Some(view.of(kind, object));
-    let mut round = webhooks.round();
-    let notes = &admission.call.notes;
-    if !webhooks.mutate(&mut round, &request, &mut document, notes, &settle).await? {
-        return Ok(false);
-    }
-    take(kind, view, object, document);
-    let before = object.clone();
-    complete(admission, object)?;
-    round.next(before != *object);
-    let mut document = Some(view.of(kind, object));
-    if webhooks.mutate(&mut round, &request, &mut document, notes, &settle).await? {
-        take(kind, view, object, document);
-    }
-    Ok(true)
-}
-
-fn take(kind: &Kind, view: View, object: &mut Value, document: Option<Value>) {
-    if let Some(document) = document {
+    let before = view.of(kind, object);
+    let mut document = Some(before.clone());
+    rounds.ask(admission, request, &mut document, &settle, second).await?;
+    if let Some(document) = document.filter(|document| *document != before) {
         *object = view.merge_into(kind, object, document);
     }
+    Ok(())
 }
 
-/// Asks validating webhooks.
+/// Asks policies, then webhooks, whether an object may be so.
 pub(super) async fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
-    let webhooks = &admission.server.webhooks;
-    if !admission.call.intercepted || !webhooks.exist() {
+    let audience = Audience::of(admission);
+    if audience.is_empty() {
         return Ok(());
     }
+    admission.load_namespace().await?;
     let (name, document) = (name_of(object), admission.view.of(admission.kind, object));
-    webhooks.validate(&admission.intercepted(&name), Some(&document), &admission.call.notes).await
+    let request = Intercepted::of(admission, &name);
+    Box::pin(judge(admission, audience, &request, Some(&document))).await
 }
 
 /// Asks everybody about a deletion.
 pub(super) async fn delete(admission: &Admission<'_>, old: &Value, options: Value) -> Result<(), ApiError> {
-    if !admission.call.intercepted || !admission.server.webhooks.exist() {
+    let audience = Audience::of(admission);
+    if audience.is_empty() {
         return Ok(());
     }
+    admission.load_namespace().await?;
     let name = name_of(old);
-    let mut request = admission.intercepted(&name);
+    let mut request = Intercepted::of(admission, &name);
     request.dry_run |= options["dryRun"].is_array();
     request.options = options;
-    ask(admission.server, &request, None, &admission.call.notes, &|_| Ok(())).await.map(|_| ())
+    Box::pin(ask(admission, audience, &request, None, &|_| Ok(()))).await.map(|_| ())
 }
 
-/// Asks everybody about an action. Without a `schema` the action is done as the client asked for it, so a webhook that
-/// wants it otherwise must refuse it.
+/// Asks everybody about an action; what they made of its document, whose type is `schema`.
 pub(super) async fn action(
     admission: &Admission<'_>,
     subresource: Subresource,
-    schema: Option<&Schema>,
+    schema: &Schema,
     mut document: Value,
 ) -> Result<Value, ApiError> {
-    if !admission.call.intercepted || !admission.server.webhooks.exist() {
+    let audience = Audience::of(admission);
+    if audience.is_empty() {
         return Ok(document);
     }
-    let mut request = admission.intercepted(admission.call.name);
-    (_, request.document) = subresource_facts(admission.kind, subresource);
-    if admission.operation == Operation::Connect {
-        request.options = Value::Null;
-    }
+    admission.load_namespace().await?;
+    let request = Intercepted::of_action(admission, subresource, schema);
     name_document(&mut document, &request);
-    let settle = |document: &mut Value| match schema {
-        Some(schema) => conform(schema, document, subresource.as_str()),
-        None => Err(ApiError::internal(
-            "a webhook attempted to modify the object, which is not supported for this operation",
-        )),
-    };
-    let answer = ask(admission.server, &request, Some(document), &admission.call.notes, &settle).await?;
+    let settle = |document: &mut Value| conform(schema, document, subresource.as_str());
+    let answer = Box::pin(ask(admission, audience, &request, Some(document), &settle)).await?;
     Ok(answer.unwrap_or_default())
 }
 
@@ -141,76 +219,46 @@ fn conform(schema: &Schema, document: &mut Value, what: &str) -> Result<(), ApiE
     conformed.map_err(|error| no_longer(error.to_string()))
 }
 
-/// Mutating webhooks, then validating ones, about a document that no rule of a kind completes.
+/// Changes and judges a document that no rule of a kind completes.
 async fn ask(
-    server: &ApiServer,
+    admission: &Admission<'_>,
+    audience: Audience,
     request: &Intercepted<'_>,
     mut document: Option<Value>,
-    notes: &Notes,
     settle: Settle<'_>,
 ) -> Result<Option<Value>, ApiError> {
-    let webhooks = &server.webhooks;
-    let mut round = webhooks.round();
-    webhooks.mutate(&mut round, request, &mut document, notes, settle).await?;
-    webhooks.validate(request, document.as_ref(), notes).await?;
+    let mut rounds = Rounds::new(admission, audience);
+    rounds.ask(admission, request, &mut document, settle, false).await?;
+    if rounds.changed() {
+        rounds.ask(admission, request, &mut document, settle, true).await?;
+    }
+    judge(admission, audience, request, document.as_ref()).await?;
     Ok(document)
 }
 
-/// Other versions of the resource whose documents differ in their `apiVersion` only.
-fn other_versions(server: &ApiServer, kind: &Kind) -> Vec<String> {
-    let is_relabelled = |kind: &Kind| match &kind.stored_as {
-        Stored::AsIs => true,
-        Stored::As(_) => false,
-        Stored::Custom(custom) => custom.webhook.is_none(),
-    };
-    if !is_relabelled(kind) {
-        return Vec::new();
+async fn judge(
+    admission: &Admission<'_>,
+    audience: Audience,
+    request: &Intercepted<'_>,
+    document: Option<&Value>,
+) -> Result<(), ApiError> {
+    if audience.policies {
+        policy::validate(admission, request, document).await?;
     }
-    let registry = server.registry();
-    let others = registry
-        .kinds()
-        .iter()
-        .filter(|k| k.group == kind.group && k.plural == kind.plural && k.version != kind.version);
-    others.filter(|k| is_relabelled(k)).map(|k| k.version.to_string()).collect()
-}
-
-impl Admission<'_> {
-    /// The request as webhooks see it.
-    fn intercepted<'b>(&'b self, name: &'b str) -> Intercepted<'b> {
-        let document = self.view.document(self.kind);
-        let (group, version) = document.api_version.split_once('/').unwrap_or(("", document.api_version));
-        Intercepted {
-            operation: self.operation,
-            kind: self.kind,
-            other_versions: other_versions(self.server, self.kind),
-            document: (group.to_owned(), version.to_owned(), document.kind.to_owned()),
-            subresource: self.subresource,
-            namespace: if self.is("", "namespaces") { name } else { self.namespace },
-            name,
-            user: self.user,
-            dry_run: self.dry_run,
-            options: self.call.options(self.operation),
-            old: self.old.map(|old| self.view.of(self.kind, old)),
-            admission: Some(self),
-        }
+    if audience.webhooks {
+        admission.server.webhooks.validate(admission, request, document).await?;
     }
+    Ok(())
 }
 
 fn name_of(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Puts right what a patch may not change and completes what it has brought.
+/// Puts right what a change may not touch and completes what it has brought.
 fn settle_object(admission: &Admission<'_>, base: &Value, object: &mut Value) -> Result<(), ApiError> {
     let kind = admission.kind;
     conform(&kind.schema, object, &kind.kind)?;
-    for field in ["apiVersion", "kind"] {
-        if object[field] != base[field] {
-            return Err(ApiError::internal(format!(
-                "a webhook attempted to change the {field} of an object"
-            )));
-        }
-    }
     if object["metadata"]["namespace"] != base["metadata"]["namespace"] {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",

@@ -5,9 +5,6 @@
 //! [`decide`] says what one policy makes of one request, without knowing the server. What is left here is who is asked,
 //! where parameters come from, and what is done with the answers.
 //!
-//! `authorizer` must be asked in one piece (`authorizer.group(…)….check(…).allowed()`); field and label selectors of a
-//! question are not taken into account by RBAC and not here.
-//!
 //! Source of the rules and of the words: KEP-3488, KEP-3962, `k8s.io/apiserver/pkg/admission/plugin/policy`.
 
 pub(super) mod authorizer;
@@ -19,19 +16,20 @@ mod rewrite;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
-use sampan_api::decode::Strictness;
+use sampan_api::registry::Kind;
 use sampan_api::selector::LabelSelector;
 use serde_json::{Value, json};
 
-use super::matching::{Labels, Question};
-use super::{Admission, Operation};
+use super::Admission;
+use super::intercepted::{Intercepted, Seen};
+use super::reinvocation::Reinvocation;
+use super::webhooks::Settle;
 use crate::books::copy_field;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
-use crate::view::View;
+use authorizer::Asked;
 use decide::{Documents, Refusal, Verdict};
 use definition::{Binding, Policy};
-use expression::{Authorizer, Calls};
 
 /// Policies and bindings of both kinds.
 const RESOURCES: [&str; 4] = [
@@ -40,8 +38,8 @@ const RESOURCES: [&str; 4] = [
     "mutatingadmissionpolicies.admissionregistration.k8s.io",
     "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
 ];
-/// What decides about policies is not seen by them: nobody could repair a broken one otherwise.
-const EXEMPT: &str = "admissionregistration.k8s.io";
+/// Group of policies.
+const GROUP: &str = "admissionregistration.k8s.io";
 /// What the server alone writes.
 const IDENTITY: &[&str] = &[
     "creationTimestamp",
@@ -64,6 +62,12 @@ struct Compiled {
     mutating: Vec<Policy>,
 }
 
+/// What has been asked so far about one object: places of policies and bindings, and the parameters they were asked with.
+pub(super) struct Round {
+    compiled: Arc<Compiled>,
+    pub(super) again: Reinvocation<(usize, usize, String)>,
+}
+
 /// All policies of the cluster.
 pub(crate) struct Policies {
     cache: Arc<WatchCache>,
@@ -73,6 +77,18 @@ pub(crate) struct Policies {
 impl Policies {
     pub(crate) fn new(cache: Arc<WatchCache>) -> Self {
         Self { cache, compiled: Mutex::default() }
+    }
+
+    /// Whether anybody may have a word at all. Cheap: every write asks.
+    pub(super) fn exist(&self) -> bool {
+        let current = self.current();
+        !current.mutating.is_empty() || !current.validating.is_empty()
+    }
+
+    /// Begins to ask mutating policies, if there are some.
+    pub(super) fn round(&self) -> Option<Round> {
+        let compiled = self.current();
+        (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
     }
 
     fn current(&self) -> Arc<Compiled> {
@@ -106,34 +122,34 @@ impl Policies {
     }
 }
 
-/// The write behind a binding is the server's own; policies have seen the binding.
-fn is_exempt(admission: &Admission<'_>) -> bool {
-    admission.kind.group == EXEMPT || admission.view == View::Binding
-}
-
-/// Refuses what a policy does not allow. `object` is the object that goes when something is deleted.
-pub(super) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
+/// Refuses what a policy does not allow; `document` is `None` when something is deleted.
+pub(super) async fn validate(
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    document: Option<&Value>,
+) -> Result<(), ApiError> {
     let compiled = admission.server.policies.current();
-    if compiled.validating.is_empty() || is_exempt(admission) {
+    if request.is_exempt() {
         return Ok(());
     }
-    let request = Request::of(admission, object);
-    let document = admission.view.of(admission.kind, object);
-    let deleted = admission.operation == Operation::Delete;
-    let document = if deleted { Value::Null } else { document };
     let mut refused = None;
     for policy in &compiled.validating {
-        for (binding, params) in request.applicable(policy, &document) {
-            let verdict = match params {
-                Ok(params) => validate_with(&request, policy, &document, &params),
-                Err(why) => Verdict::failed(policy, why),
+        let Some((matched, bindings)) = applicable(admission, request, policy, document).await else {
+            continue;
+        };
+        let seen = request.seen(admission.server, matched, document).await;
+        for (_, binding, params) in bindings {
+            let verdict = match (&seen, params) {
+                (Ok(seen), Ok(params)) => validate_with(admission, request, policy, seen, &params),
+                (Err(error), _) => Verdict::failed(policy, error.message.clone()),
+                (_, Err(why)) => Verdict::failed(policy, why),
             };
             let first = enforce(admission, policy, binding, verdict);
             refused = refused.or(first);
         }
     }
     match refused {
-        Some((message, reason)) => Err(refusal(admission, object, &message, &reason)),
+        Some((message, reason)) => Err(refusal(request, &message, &reason)),
         None => Ok(()),
     }
 }
@@ -142,7 +158,7 @@ pub(super) fn validate(admission: &Admission<'_>, object: &Value) -> Result<(), 
 pub(super) fn check_definition(admission: &Admission<'_>, object: &Value) -> Result<(), ApiError> {
     let policies = ["validatingadmissionpolicies", "mutatingadmissionpolicies"];
     let written =
-        policies.iter().any(|plural| admission.creates(EXEMPT, plural) || admission.updates(EXEMPT, plural));
+        policies.iter().any(|plural| admission.creates(GROUP, plural) || admission.updates(GROUP, plural));
     let same = admission.old.is_some_and(|old| old["spec"] == object["spec"]);
     if !written || same {
         return Ok(());
@@ -155,11 +171,26 @@ pub(super) fn check_definition(admission: &Admission<'_>, object: &Value) -> Res
     Err(ApiError::invalid(admission.kind, name, &errors))
 }
 
-fn validate_with(request: &Request<'_>, policy: &Policy, document: &Value, params: &[Value]) -> Verdict {
+fn validate_with(
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    policy: &Policy,
+    seen: &Seen<'_>,
+    params: &[Value],
+) -> Verdict {
     let mut all = Verdict::default();
+    let description = request.description(seen.kind);
+    let authorizer = Asked { admission, name: request.name };
     for params in params {
-        let authorizer = |calls: &Calls| authorizer::answer(request.admission, &request.name, calls);
-        all.extend(decide::validate(policy, &request.documents(document, params, &authorizer)));
+        let documents = Documents {
+            object: seen.object.as_deref().unwrap_or(&Value::Null),
+            old: seen.old.as_deref().unwrap_or(&Value::Null),
+            request: &description,
+            params,
+            namespace: admission.namespace_object(),
+            authorizer: &authorizer,
+        };
+        all.extend(decide::validate(policy, &documents));
     }
     all
 }
@@ -202,8 +233,8 @@ fn enforce(
     refused
 }
 
-fn refusal(admission: &Admission<'_>, object: &Value, message: &str, reason: &str) -> ApiError {
-    let mut error = admission.forbidden(object, message);
+fn refusal(request: &Intercepted<'_>, message: &str, reason: &str) -> ApiError {
+    let mut error = ApiError::forbidden(&request.kind.group, &request.kind.plural, request.name, message);
     (error.reason, error.code) = match reason {
         "Forbidden" => ("Forbidden", StatusCode::FORBIDDEN),
         "Unauthorized" => ("Unauthorized", StatusCode::UNAUTHORIZED),
@@ -216,229 +247,207 @@ fn refusal(admission: &Admission<'_>, object: &Value, message: &str, reason: &st
     error
 }
 
-/// Changes an object as policies want it. A policy that wants to see the changes of later ones is asked once more.
-pub(super) fn mutate(admission: &Admission<'_>, object: &mut Value) -> Result<(), ApiError> {
-    let compiled = admission.server.policies.current();
-    let writes = matches!(admission.operation, Operation::Create | Operation::Update);
-    if compiled.mutating.is_empty() || is_exempt(admission) || !writes {
+/// Changes a document as policies want it.
+pub(super) async fn mutate(
+    round: &mut Round,
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    document: &mut Option<Value>,
+    settle: Settle<'_>,
+) -> Result<(), ApiError> {
+    let compiled = round.compiled.clone();
+    if request.is_exempt() {
         return Ok(());
     }
-    let mut seen: Vec<Option<Value>> = Vec::new();
-    for policy in &compiled.mutating {
-        let applied = mutate_by(admission, policy, object)?;
-        seen.push((applied && policy.again).then(|| object.clone()));
+    let Some(document) = document else { return Ok(()) };
+    for place in 0..compiled.mutating.len() {
+        mutate_by(round, place, admission, request, document, settle).await?;
     }
-    for (policy, seen) in compiled.mutating.iter().zip(seen) {
-        if seen.is_some_and(|seen| seen != *object) {
-            mutate_by(admission, policy, object)?;
+    round.again.end(Some(document));
+    Ok(())
+}
+
+/// Asks one policy, once for each binding and each of its parameters.
+async fn mutate_by(
+    round: &mut Round,
+    place: usize,
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    document: &mut Value,
+    settle: Settle<'_>,
+) -> Result<(), ApiError> {
+    let compiled = round.compiled.clone();
+    let Some(policy) = compiled.mutating.get(place) else { return Ok(()) };
+    let Some((matched, bindings)) = applicable(admission, request, policy, Some(document)).await else {
+        return Ok(());
+    };
+    let denied = |binding: &Binding, why: &str| {
+        let (name, bound) = (&policy.name, &binding.name);
+        let message =
+            format!("MutatingAdmissionPolicy '{name}' with binding '{bound}' denied request: {why}");
+        if policy.strict { Err(refusal(request, &message, "")) } else { Ok(()) }
+    };
+    for (at, binding, params) in bindings {
+        let params = match params {
+            Ok(params) => params,
+            Err(why) => {
+                denied(binding, &why)?;
+                continue;
+            }
+        };
+        for params in &params {
+            let key = (place, at, params["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+            if !round.again.wants(&key) {
+                continue;
+            }
+            match changed(admission, request, policy, matched, document, params, settle).await {
+                Ok(None) => continue,
+                Ok(Some(changed)) if changed != *document => {
+                    *document = changed;
+                    round.again.change();
+                }
+                Ok(Some(_)) => {}
+                Err(why) => denied(binding, &why)?,
+            }
+            if policy.again {
+                round.again.ask(key);
+            }
         }
     }
     Ok(())
 }
 
-/// Whether the policy had a word.
-fn mutate_by(admission: &Admission<'_>, policy: &Policy, object: &mut Value) -> Result<bool, ApiError> {
-    let mut applied = false;
-    let request = Request::of(admission, object);
-    let mut document = admission.view.of(admission.kind, object);
-    for (binding, params) in request.applicable(policy, &document.clone()) {
-        let result = params.and_then(|params| {
-            let mut changed = document.clone();
-            for params in &params {
-                let schema = admission.view.document(admission.kind).schema;
-                let authorizer = |calls: &Calls| authorizer::answer(admission, &request.name, calls);
-                changed = decide::mutate(policy, &request.documents(&changed, params, &authorizer), schema)?;
-            }
-            settle(admission, object, &document, changed)
-        });
-        match result {
-            Ok(changed) => {
-                document = changed;
-                applied = true;
-            }
-            Err(why) if policy.strict => {
-                let (name, bound) = (&policy.name, &binding.name);
-                let message =
-                    format!("MutatingAdmissionPolicy '{name}' with binding '{bound}' denied request: {why}");
-                return Err(refusal(admission, object, &message, ""));
-            }
-            Err(_) => {}
-        }
-    }
-    if applied {
-        *object = admission.view.merge_into(admission.kind, object, document);
-    }
-    Ok(applied)
-}
-
-/// Completes a changed document and puts right what a policy may not change.
-fn settle(
+/// The document as a policy wants it; nothing when its conditions do not hold.
+async fn changed(
     admission: &Admission<'_>,
-    object: &Value,
-    before: &Value,
-    mut changed: Value,
-) -> Result<Value, String> {
-    let (kind, view) = (admission.kind, admission.view);
-    let schema = view.document(kind).schema;
-    schema.conform(&mut changed, &mut Strictness::default()).map_err(|error| error.to_string())?;
+    request: &Intercepted<'_>,
+    policy: &Policy,
+    matched: &Kind,
+    document: &Value,
+    params: &Value,
+    settle: Settle<'_>,
+) -> Result<Option<Value>, String> {
+    let said = |error: ApiError| error.message;
+    let seen = request.seen(admission.server, matched, Some(document)).await.map_err(said)?;
+    let Some(mut changed) = mutate_with(admission, request, policy, &seen, params)? else { return Ok(None) };
+    let before = seen.object.as_deref().unwrap_or(&Value::Null);
+    if changed == *before {
+        return Ok(Some(document.clone()));
+    }
+    keep_identity(&mut changed, before)?;
+    let mut own = request.own_form(admission.server, matched, changed).await.map_err(said)?;
+    settle(&mut own).map_err(said)?;
+    Ok(Some(own))
+}
+
+/// Puts back what a policy may not change.
+fn keep_identity(changed: &mut Value, before: &Value) -> Result<(), String> {
+    let Some(fields) = changed.as_object_mut() else {
+        return Err("the object is none any more".to_owned());
+    };
     for field in ["apiVersion", "kind"] {
-        copy_field(&mut changed, before, field);
+        fields.insert(field.to_owned(), before[field].clone());
     }
-    for field in IDENTITY {
-        copy_field(&mut changed["metadata"], &before["metadata"], field);
+    if !before["metadata"].is_object() {
+        return Ok(());
     }
-    let mut whole = view.merge_into(kind, object, changed);
-    kind.schema.fill_in_defaults(&mut whole);
-    (kind.strategy.default)(&mut whole);
-    Ok(view.of(kind, &whole))
+    let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
+    if metadata.is_null() {
+        *metadata = json!({});
+    }
+    // Anything else is refused when the document is conformed to its type.
+    if metadata.is_object() {
+        IDENTITY.iter().for_each(|field| copy_field(metadata, &before["metadata"], field));
+    }
+    Ok(())
 }
 
-/// A request as policies see it.
-struct Request<'a> {
-    admission: &'a Admission<'a>,
-    name: String,
-    /// `request` in expressions.
-    attributes: Value,
-    old: Value,
-    other_versions: Vec<String>,
+fn mutate_with(
+    admission: &Admission<'_>,
+    request: &Intercepted<'_>,
+    policy: &Policy,
+    seen: &Seen<'_>,
+    params: &Value,
+) -> Result<Option<Value>, String> {
+    let authorizer = Asked { admission, name: request.name };
+    let documents = Documents {
+        object: seen.object.as_deref().unwrap_or(&Value::Null),
+        old: seen.old.as_deref().unwrap_or(&Value::Null),
+        request: &request.description(seen.kind),
+        params,
+        namespace: admission.namespace_object(),
+        authorizer: &authorizer,
+    };
+    decide::mutate(policy, &documents, request.schema_of(seen.kind))
 }
 
-impl<'a> Request<'a> {
-    fn of(admission: &'a Admission<'a>, object: &Value) -> Self {
-        let (kind, view) = (admission.kind, admission.view);
-        let name = object["metadata"]["name"].as_str().unwrap_or(admission.name).to_owned();
-        let registry = admission.server.registry();
-        let other_versions = registry
-            .kinds()
-            .iter()
-            .filter(|other| {
-                other.group == kind.group && other.plural == kind.plural && other.version != kind.version
-            })
-            .map(|other| other.version.to_string())
-            .collect();
-        let old = admission.old.map(|old| view.of(kind, old)).unwrap_or_default();
-        let attributes = attributes(admission, object, &name);
-        Self { admission, name, attributes, old, other_versions }
-    }
+/// Parameters of a binding, or why there are none.
+type Params = Result<Vec<Value>, String>;
 
-    fn documents<'b>(
-        &'b self,
-        object: &'b Value,
-        params: &'b Value,
-        authorizer: Authorizer<'b>,
-    ) -> Documents<'b> {
-        let namespace = self.admission.namespace_object();
-        Documents { object, old: &self.old, request: &self.attributes, params, namespace, authorizer }
-    }
-
-    /// The bindings under which a policy has a word, with the parameters for each, or why there are none.
-    fn applicable<'p>(
-        &self,
-        policy: &'p Policy,
-        document: &Value,
-    ) -> Vec<(&'p Binding, Result<Vec<Value>, String>)> {
-        let admission = self.admission;
-        let is_namespace = admission.is("", "namespaces");
-        let versions: Vec<&str> = self.other_versions.iter().map(String::as_str).collect();
-        let question = Question {
-            operation: admission.operation,
-            group: &admission.kind.group,
-            version: &admission.kind.version,
-            other_versions: &versions,
-            resource: &admission.kind.plural,
-            subresource: admission.subresource,
-            namespace: admission.namespace,
-            name: &self.name,
-        };
-        let object = Some(document).filter(|document| !document.is_null());
-        let namespace = match object {
-            _ if !is_namespace => admission.namespace_object(),
-            Some(object) => object,
-            None => &self.old,
-        };
-        let labels = Labels { object, old: Some(&self.old).filter(|old| !old.is_null()), namespace };
-        if !policy.matcher.matches(&question, &labels) {
-            return Vec::new();
+/// The resource by which a policy means a request, and the bindings under which it has a word, each with its place.
+async fn applicable<'a, 'p>(
+    admission: &Admission<'_>,
+    request: &'a Intercepted<'_>,
+    policy: &'p Policy,
+    document: Option<&Value>,
+) -> Option<(&'a Kind, Vec<(usize, &'p Binding, Params)>)> {
+    let labels = request.labels(document, admission.namespace_object());
+    let matched = policy.matcher.matches(request, &labels)?;
+    let mut bound = Vec::new();
+    for (at, binding) in policy.bindings.iter().enumerate() {
+        if binding.matcher.matches(request, &labels).is_some() {
+            bound.push((at, binding, params(admission, policy, binding).await));
         }
-        let bound = policy.bindings.iter().filter(|binding| binding.matcher.matches(&question, &labels));
-        bound.map(|binding| (binding, self.params(policy, binding))).collect()
     }
-
-    /// The parameters a binding names: null for a policy without, none when there are none and that is allowed.
-    fn params(&self, policy: &Policy, binding: &Binding) -> Result<Vec<Value>, String> {
-        let reference = &binding.param_ref;
-        let Some((api_version, kind_name)) = policy.param_kind.as_ref().filter(|_| !reference.is_null())
-        else {
-            return Ok(vec![Value::Null]);
-        };
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let registry = self.admission.server.registry();
-        let Some(kind) = registry.find_kind(group, version, kind_name) else {
-            return Err(format!(
-                "failed to find resource referenced by paramKind: '{api_version}, Kind={kind_name}'"
-            ));
-        };
-        let asked = reference["namespace"].as_str().unwrap_or_default();
-        let namespace = match (kind.namespaced(), asked) {
-            (true, "") if self.admission.namespace.is_empty() => {
-                return Err(
-                    "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
-                        .to_owned(),
-                );
-            }
-            (true, "") => self.admission.namespace,
-            (false, asked) if !asked.is_empty() => {
-                return Err(
-                    "paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned()
-                );
-            }
-            (_, asked) => asked,
-        };
-        let found: Vec<Value> = match reference["name"].as_str().filter(|name| !name.is_empty()) {
-            Some(name) => self
-                .admission
-                .cached(kind.stored_resource(), &kind.store_key(namespace, name))
-                .into_iter()
-                .collect(),
-            None => {
-                let selector = LabelSelector::from_object(Some(&reference["selector"]));
-                let all = self.admission.cached_list(kind.stored_resource(), &kind.store_key(namespace, ""));
-                let selected = |param: &Value| selector.matches_value(param.pointer("/metadata/labels"));
-                all.into_iter().filter(selected).collect()
-            }
-        };
-        if found.is_empty() && reference["parameterNotFoundAction"] != "Allow" {
-            return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
-        }
-        Ok(found)
-    }
+    Some((matched, bound))
 }
 
-/// `AdmissionRequest` without its objects.
-fn attributes(admission: &Admission<'_>, object: &Value, name: &str) -> Value {
-    let kind = admission.kind;
-    let document = admission.view.document(kind);
-    let (mut api_version, mut document_kind) = (document.api_version, document.kind);
-    if admission.subresource != admission.view.subresource() {
-        // The document of an action says itself what it is.
-        api_version = object["apiVersion"].as_str().unwrap_or(api_version);
-        document_kind = object["kind"].as_str().unwrap_or(document_kind);
-    }
+/// The parameters a binding names: null for a policy without, none when there are none and that is allowed.
+async fn params(admission: &Admission<'_>, policy: &Policy, binding: &Binding) -> Params {
+    let reference = &binding.param_ref;
+    let Some((api_version, kind_name)) = policy.param_kind.as_ref().filter(|_| !reference.is_null()) else {
+        return Ok(vec![Value::Null]);
+    };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let document = json!({"group": group, "version": version, "kind": document_kind});
-    let resource = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
-    let namespace = if admission.is("", "namespaces") { name } else { admission.namespace };
-    json!({
-        "kind": document,
-        "resource": resource,
-        "subResource": admission.subresource,
-        "requestKind": document,
-        "requestResource": resource,
-        "requestSubResource": admission.subresource,
-        "name": name,
-        "namespace": namespace,
-        "operation": admission.operation.as_str(),
-        "userInfo": admission.user.info(),
-        "dryRun": admission.dry_run,
-    })
+    let registry = admission.server.registry();
+    let Some(kind) = registry.find_kind(group, version, kind_name) else {
+        return Err(format!(
+            "failed to find resource referenced by paramKind: '{api_version}, Kind={kind_name}'"
+        ));
+    };
+    let asked = reference["namespace"].as_str().unwrap_or_default();
+    let namespace = match (kind.namespaced(), asked) {
+        (true, "") if admission.namespace.is_empty() => {
+            return Err(
+                "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
+                    .to_owned(),
+            );
+        }
+        (true, "") => admission.namespace,
+        (false, asked) if !asked.is_empty() => {
+            return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned());
+        }
+        (_, asked) => asked,
+    };
+    let found: Vec<Value> = match reference["name"].as_str().filter(|name| !name.is_empty()) {
+        Some(name) => {
+            let key = kind.store_key(namespace, name);
+            admission.cached(kind.stored_resource(), &key).into_iter().collect()
+        }
+        None => {
+            let selector = LabelSelector::from_object(Some(&reference["selector"]));
+            let all = admission.cached_list(kind.stored_resource(), &kind.store_key(namespace, ""));
+            let selected = |param: &Value| selector.matches_value(param.pointer("/metadata/labels"));
+            all.into_iter().filter(selected).collect()
+        }
+    };
+    if found.is_empty() && reference["parameterNotFoundAction"] != "Allow" {
+        return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
+    }
+    let mut params = Vec::with_capacity(found.len());
+    for param in found {
+        let shown = admission.server.out_of_storage(kind, param).await;
+        params.push(shown.map_err(|error| error.message)?);
+    }
+    Ok(params)
 }

@@ -1,6 +1,6 @@
 //! Admission webhooks: somebody else's word on a request (`admissionregistration.k8s.io/v1`).
 //!
-//! Deciding is pure: [`configuration`] reads what webhooks want, [`matching`] and [`conditions`] say who is asked,
+//! Deciding is pure: [`configuration`] reads what webhooks want, [`super::matching`] and [`conditions`] say who is asked,
 //! [`review`] writes the question and reads the answer. What is left here is asking: mutating webhooks one after the
 //! other (configurations by name, webhooks in order), validating ones at once.
 //!
@@ -8,30 +8,26 @@
 
 pub(in crate::admission) mod conditions;
 mod configuration;
-mod matching;
 mod review;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream;
-use sampan_store::Store;
 use serde_json::Value;
 
-pub(crate) use matching::Intercepted;
 pub(crate) use review::in_words;
 
-use super::Notes;
-use super::policy::authorizer;
-use super::policy::expression::Calls;
+use super::Admission;
+use super::intercepted::{Intercepted, Seen};
+use super::policy::authorizer::Asked;
+use super::reinvocation::Reinvocation;
 use crate::cache::WatchCache;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
-use crate::write::namespace_key;
 use configuration::Webhook;
 use review::Verdict;
 
@@ -51,48 +47,23 @@ struct Compiled {
 /// All webhooks of the cluster.
 pub(crate) struct Webhooks {
     cache: Arc<WatchCache>,
-    store: Arc<dyn Store>,
     outbound: Arc<Outbound>,
     metrics: Arc<Metrics>,
     compiled: Mutex<Option<Arc<Compiled>>>,
 }
 
-/// What has been asked so far about one object: a webhook may want to be asked again when others changed the object
-/// after it (`reinvocationPolicy`, KEP-492), once.
-pub(crate) struct Round {
+/// What has been asked so far about one object: mutating webhooks by place.
+pub(super) struct Round {
     compiled: Arc<Compiled>,
-    /// Those who were asked and want to be asked again, by place.
-    asked: Vec<usize>,
-    /// Those who are asked again.
-    again: BTreeSet<usize>,
-    second: bool,
+    pub(super) again: Reinvocation<usize>,
 }
 
-impl Round {
-    /// Begins the second round; `changed`: the server's own steps have changed the object since.
-    pub(crate) fn next(&mut self, changed: bool) {
-        self.second = true;
-        if changed {
-            self.again.extend(&self.asked);
-        }
-    }
-
-    fn wants(&self, place: usize) -> bool {
-        !self.second || self.again.contains(&place)
-    }
-}
-
-/// Completes a document after a webhook's patch.
-pub(crate) type Settle<'a> = &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Sync);
+/// Completes a document after a change of a policy or a webhook, and puts right what they may not change.
+pub(super) type Settle<'a> = &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + Sync);
 
 impl Webhooks {
-    pub(crate) fn new(
-        cache: Arc<WatchCache>,
-        store: Arc<dyn Store>,
-        outbound: Arc<Outbound>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { cache, store, outbound, metrics, compiled: Mutex::default() }
+    pub(crate) fn new(cache: Arc<WatchCache>, outbound: Arc<Outbound>, metrics: Arc<Metrics>) -> Self {
+        Self { cache, outbound, metrics, compiled: Mutex::default() }
     }
 
     fn current(&self) -> Arc<Compiled> {
@@ -122,99 +93,84 @@ impl Webhooks {
         !current.mutating.is_empty() || !current.validating.is_empty()
     }
 
-    /// Begins to ask mutating webhooks.
-    pub(crate) fn round(&self) -> Round {
-        Round { compiled: self.current(), asked: Vec::new(), again: BTreeSet::new(), second: false }
+    /// Begins to ask mutating webhooks, if there are some.
+    pub(super) fn round(&self) -> Option<Round> {
+        let compiled = self.current();
+        (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
     }
 
-    /// Asks mutating webhooks about a document (`None` for a delete) and applies their patches. Whether it changed.
-    pub(crate) async fn mutate(
+    /// Asks mutating webhooks about a document (`None` for a delete) and applies their patches.
+    pub(super) async fn mutate(
         &self,
         round: &mut Round,
+        admission: &Admission<'_>,
         request: &Intercepted<'_>,
         document: &mut Option<Value>,
-        notes: &Notes,
         settle: Settle<'_>,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<(), ApiError> {
         let compiled = round.compiled.clone();
-        if compiled.mutating.is_empty() || matching::is_exempt(request.kind) {
-            return Ok(false);
+        if request.is_exempt() {
+            return Ok(());
         }
-        let labels = self.namespace_labels(request).await?;
-        let mut changed = false;
         for (place, webhook) in compiled.mutating.iter().enumerate() {
-            if !round.wants(place) {
+            if !round.again.wants(&place) {
                 continue;
             }
-            let Some(version) = wanted_version(webhook, request, document.as_ref(), labels.as_ref())? else {
-                continue;
-            };
-            let patch = self.ask(webhook, request, &version, document.as_ref(), notes).await?;
+            let Some(seen) = wanted(webhook, admission, request, document.as_ref()).await? else { continue };
+            let patch = self.ask(webhook, admission, request, &seen).await?;
             if let Some(patch) = patch {
-                let patched = patched(webhook, request, &version, document.as_ref(), patch, settle)?;
+                let mut patched = review::apply(&webhook.name, seen.object.as_deref(), patch)?;
+                check_type(seen.object.as_deref(), &patched)?;
+                patched = request.own_form(admission.server, seen.kind, patched).await?;
+                settle(&mut patched)?;
                 if document.as_ref() != Some(&patched) {
                     *document = Some(patched);
-                    round.again.extend(&round.asked);
-                    changed = true;
+                    round.again.change();
                 }
             }
             if webhook.reinvoked {
-                round.asked.push(place);
+                round.again.ask(place);
             }
         }
-        Ok(changed)
+        round.again.end(document.as_ref());
+        Ok(())
     }
 
     /// Asks validating webhooks, all at once. Of several refusals the first in order counts.
-    pub(crate) async fn validate(
+    pub(super) async fn validate(
         &self,
+        admission: &Admission<'_>,
         request: &Intercepted<'_>,
         document: Option<&Value>,
-        notes: &Notes,
     ) -> Result<(), ApiError> {
         let compiled = self.current();
-        if compiled.validating.is_empty() || matching::is_exempt(request.kind) {
+        if compiled.validating.is_empty() || request.is_exempt() {
             return Ok(());
         }
-        let labels = self.namespace_labels(request).await?;
         let mut chosen = Vec::new();
         for webhook in &compiled.validating {
-            if let Some(version) = wanted_version(webhook, request, document, labels.as_ref())? {
-                chosen.push((webhook, version));
+            if let Some(seen) = wanted(webhook, admission, request, document).await? {
+                chosen.push((webhook, seen));
             }
         }
         let mut questions: Vec<BoxFuture<'_, Result<Option<Value>, ApiError>>> = Vec::new();
-        for (webhook, version) in &chosen {
-            questions.push(Box::pin(self.ask(webhook, request, version, document, notes)));
+        for (webhook, seen) in &chosen {
+            questions.push(Box::pin(self.ask(webhook, admission, request, seen)));
         }
         let answers: Vec<Result<Option<Value>, ApiError>> =
             stream::iter(questions).buffered(MAX_AT_ONCE).collect().await;
         answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// Labels of the request's namespace. One that was made a moment ago is in the store before it is in the cache.
-    async fn namespace_labels(&self, request: &Intercepted<'_>) -> Result<Option<Value>, ApiError> {
-        if request.namespace.is_empty() {
-            return Ok(None);
-        }
-        let key = namespace_key(request.namespace);
-        let bytes = match self.cache.resource("namespaces").get(&key) {
-            Some(item) => Some(item.bytes.clone()),
-            None => self.store.get(&key).await?.map(|kv| kv.value),
-        };
-        let namespace: Value = bytes.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
-        Ok(namespace.pointer("/metadata/labels").cloned())
-    }
-
     /// Asks one webhook. Its patch if it has one; its refusal, or its failure if it fails closed, as an error.
     async fn ask(
         &self,
         webhook: &Webhook,
+        admission: &Admission<'_>,
         request: &Intercepted<'_>,
-        version: &str,
-        document: Option<&Value>,
-        notes: &Notes,
+        seen: &Seen<'_>,
     ) -> Result<Option<Value>, ApiError> {
+        let notes = admission.notes;
         if request.dry_run && !webhook.dry_run_safe {
             let why = format!("admission webhook {:?} does not support dry run", webhook.name);
             return Err(ApiError::bad_request(why));
@@ -225,7 +181,7 @@ impl Webhooks {
             webhook.name = webhook.name,
             webhook.type = if webhook.mutating { "admit" } else { "validating" }
         );
-        let asking = self.consult(webhook, request, version, document);
+        let asking = self.consult(webhook, request, seen);
         let answer = tracing::Instrument::instrument(asking, span).await;
         let kind = if webhook.mutating { "admit" } else { "validating" };
         let rejected = match &answer {
@@ -262,8 +218,7 @@ impl Webhooks {
         &self,
         webhook: &Webhook,
         request: &Intercepted<'_>,
-        version: &str,
-        document: Option<&Value>,
+        seen: &Seen<'_>,
     ) -> Result<Verdict, String> {
         if !webhook.speaks_v1 {
             return Err("could not create admission objects: webhook does not accept known AdmissionReview versions (v1)"
@@ -272,74 +227,43 @@ impl Webhooks {
         let target = webhook.target.as_ref().map_err(|why| format!("could not get REST client: {why}"))?;
         let target = target.with_parameter(&format!("timeout={}s", webhook.timeout.as_secs()));
         let uid = uuid::Uuid::new_v4().to_string();
-        let review = review::request(request, version, &uid, document);
+        let review = review::request(request, seen, &uid);
         let answer = self.outbound.post(&target, review.to_string().into(), webhook.timeout).await;
         let answer = answer.map_err(|e| format!("failed to call webhook: Post {:?}: {e}", target.url()))?;
         review::verdict(&webhook.name, webhook.mutating, &uid, &answer)
     }
 }
 
-/// The version in which a webhook wants this document, if it wants to see it.
-fn wanted_version(
-    webhook: &Webhook,
-    request: &Intercepted<'_>,
-    document: Option<&Value>,
-    labels: Option<&Value>,
-) -> Result<Option<String>, ApiError> {
-    let Some(version) = webhook.version_for(request) else { return Ok(None) };
-    if !webhook.selects_namespace(request, document, |_| labels.cloned())
-        || !webhook.selects_object(document, request.old.as_ref())
-    {
-        return Ok(None);
+/// A patch may change what a document says, not what it is.
+fn check_type(before: Option<&Value>, after: &Value) -> Result<(), ApiError> {
+    let changed = |field: &&str| before.is_some_and(|before| before[*field] != after[*field]);
+    match ["apiVersion", "kind"].into_iter().find(changed) {
+        Some(field) => {
+            Err(ApiError::internal(format!("a webhook attempted to change the {field} of an object")))
+        }
+        None => Ok(()),
     }
+}
+
+/// The documents as a webhook wants to see them, if it does.
+async fn wanted<'a>(
+    webhook: &Webhook,
+    admission: &Admission<'_>,
+    request: &'a Intercepted<'_>,
+    document: Option<&'a Value>,
+) -> Result<Option<Seen<'a>>, ApiError> {
+    let labels = request.labels(document, admission.namespace_object());
+    let Some(matched) = webhook.matcher.matches(request, &labels) else { return Ok(None) };
+    let seen = request.seen(admission.server, matched, document).await?;
     if webhook.conditions.is_empty() {
-        return Ok(Some(version));
+        return Ok(Some(seen));
     }
-    let review = review::request(request, &version, "", document);
-    let authorizer = |calls: &Calls| match request.admission {
-        Some(admission) => authorizer::answer(admission, request.name, calls),
-        None => Err("there is nobody to ask".to_owned()),
-    };
-    let review = &review["request"];
-    match conditions::hold(&webhook.conditions, review, &authorizer, webhook.fails_closed) {
-        Ok(holds) => Ok(holds.then_some(version)),
+    let authorizer = Asked { admission, name: request.name };
+    let (object, old) = (seen.object.as_deref(), seen.old.as_deref());
+    let description = request.description(matched);
+    let documents = [object.unwrap_or(&Value::Null), old.unwrap_or(&Value::Null), &description];
+    match conditions::hold(&webhook.conditions, documents, &authorizer, webhook.fails_closed) {
+        Ok(holds) => Ok(holds.then_some(seen)),
         Err(why) => Err(ApiError::forbidden(&request.kind.group, &request.kind.plural, request.name, why)),
-    }
-}
-
-/// The document after the patch of a webhook that saw it as `version`.
-fn patched(
-    webhook: &Webhook,
-    request: &Intercepted<'_>,
-    version: &str,
-    document: Option<&Value>,
-    patch: Value,
-    settle: Settle<'_>,
-) -> Result<Value, ApiError> {
-    let seen = document.map(|document| review::as_sent(request, version, document));
-    let mut patched = review::apply(&webhook.name, seen.as_ref(), patch)?;
-    if let (Some(document), Some(seen)) = (document, &seen)
-        && patched["apiVersion"] == seen["apiVersion"]
-        && let Some(own) = document["apiVersion"].as_str()
-    {
-        patched = review::at_version(&patched, own);
-    }
-    settle(&mut patched)?;
-    Ok(patched)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_second_round_asks_whom_it_must() {
-        let compiled = Arc::new(Compiled { revisions: [0; 2], mutating: Vec::new(), validating: Vec::new() });
-        let mut round = Round { compiled, asked: vec![0, 2], again: BTreeSet::from([0]), second: false };
-        assert!(round.wants(1));
-        round.next(false);
-        assert_eq!([0, 1, 2].map(|place| round.wants(place)), [true, false, false]);
-        round.next(true);
-        assert_eq!([0, 1, 2].map(|place| round.wants(place)), [true, false, true]);
     }
 }

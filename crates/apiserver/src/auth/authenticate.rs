@@ -100,6 +100,9 @@ impl Authenticators {
         let front_proxies =
             with.front_proxy.map(|proxy| FrontProxies::new(proxy, pki).map(Arc::new)).transpose()?;
         let own_audience = tokens.audience().to_owned();
+        if with.configuration.names_issuer(&own_audience) {
+            return Err(format!("jwt: the issuer {own_audience} is the cluster's own"));
+        }
         let mut list: Vec<Box<dyn Authenticator>> = Vec::new();
         list.extend(front_proxies.clone().map(|proxies| Box::new(proxies) as Box<dyn Authenticator>));
         list.push(Box::new(ClientCertificates));

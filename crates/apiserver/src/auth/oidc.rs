@@ -6,20 +6,24 @@
 //! seconds, because anybody can send tokens that name unknown keys. A provider that does not answer does not end the
 //! validity of keys that are known.
 //!
-//! How something is fetched is [`Fetch`]'s matter; this module makes no connections. Expressions (CEL) in the file are
-//! refused, not ignored: a rule that is not evaluated would let people in whom it was to keep out.
+//! How something is fetched is [`Fetch`]'s matter; this module makes no connections. [`configuration`] reads and checks
+//! the file, [`mapping`] says who a token is, with expressions in CEL where the file has some.
+
+mod configuration;
+mod mapping;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::Value;
+
+pub use configuration::{Anonymous, AuthenticationConfiguration, JwtAuthenticator};
 
 use super::authenticate::{Authenticated, Authenticator, Evidence, Verdict};
 use super::jwt::{self, Jwt, Key};
-use super::{AUTHENTICATED, CREDENTIAL_ID, User};
+use mapping::texts;
 
 /// Longest document of an issuer.
 const MAX_DOCUMENT: usize = 512 * 1024;
@@ -29,10 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KEYS_LIVE: Duration = Duration::from_secs(60 * 60);
 /// Time between two attempts to fetch.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Groups of one token; upstream has no bound, headers of a request have.
-const MAX_GROUPS: usize = 1000;
-/// Issuers of one file, as upstream.
-const MAX_ISSUERS: usize = 64;
 /// Clocks differ by that much.
 const LEEWAY_SECONDS: i64 = 10;
 
@@ -44,175 +44,7 @@ pub trait Fetch: Send + Sync + 'static {
     async fn get(&self, url: &str, ca_pem: Option<&str>, limit: usize) -> Result<Bytes, String>;
 }
 
-/// `AuthenticationConfiguration`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AuthenticationConfiguration {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    /// Issuers.
-    #[serde(default)]
-    pub jwt: Vec<JwtAuthenticator>,
-    /// What may be seen without showing who one is.
-    #[serde(default)]
-    pub anonymous: Anonymous,
-}
-
-/// Requests of nobody in particular.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Anonymous {
-    enabled: bool,
-    #[serde(default)]
-    conditions: Vec<AnonymousCondition>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AnonymousCondition {
-    path: String,
-}
-
-impl Default for Anonymous {
-    /// Allowed everywhere, and kept from nearly everything by the rules of roles.
-    fn default() -> Self {
-        Self { enabled: true, conditions: Vec::new() }
-    }
-}
-
-impl Anonymous {
-    pub(crate) fn may_see(&self, path: &str) -> bool {
-        self.enabled && (self.conditions.is_empty() || self.conditions.iter().any(|c| c.path == path))
-    }
-}
-
-/// One issuer.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct JwtAuthenticator {
-    issuer: IssuerOfFile,
-    #[serde(default)]
-    claim_validation_rules: Vec<ClaimRule>,
-    claim_mappings: ClaimMappings,
-    #[serde(default)]
-    user_validation_rules: Vec<Value>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct IssuerOfFile {
-    url: String,
-    #[serde(default, rename = "discoveryURL")]
-    discovery_url: String,
-    #[serde(default)]
-    certificate_authority: String,
-    audiences: Vec<String>,
-    #[serde(default)]
-    audience_match_policy: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ClaimRule {
-    #[serde(default)]
-    claim: String,
-    #[serde(default)]
-    required_value: String,
-    expression: Option<String>,
-    #[serde(rename = "message")]
-    _message: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClaimMappings {
-    username: Mapping,
-    #[serde(default)]
-    groups: Mapping,
-    #[serde(default)]
-    uid: Mapping,
-    #[serde(default)]
-    extra: Vec<Value>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mapping {
-    #[serde(default)]
-    claim: String,
-    prefix: Option<String>,
-    expression: Option<String>,
-}
-
-impl AuthenticationConfiguration {
-    /// Reads the file (YAML or JSON).
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let file: Self = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-        let versions = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1"];
-        if !versions.contains(&file.api_version.as_str()) || file.kind != "AuthenticationConfiguration" {
-            return Err(format!("it is a {} of {}", file.kind, file.api_version));
-        }
-        if file.jwt.len() > MAX_ISSUERS {
-            return Err(format!("there may be at most {MAX_ISSUERS} issuers"));
-        }
-        for (place, issuer) in file.jwt.iter().enumerate() {
-            issuer.check().map_err(|why| format!("jwt[{place}]: {why}"))?;
-            if file.jwt[..place].iter().any(|other| other.issuer.url == issuer.issuer.url) {
-                return Err(format!("jwt[{place}].issuer.url: {} stands twice", issuer.issuer.url));
-            }
-        }
-        if !file.anonymous.enabled && !file.anonymous.conditions.is_empty() {
-            return Err(
-                "anonymous.conditions: may only be set when anonymous requests are enabled".to_owned()
-            );
-        }
-        Ok(file)
-    }
-}
-
 impl JwtAuthenticator {
-    fn check(&self) -> Result<(), String> {
-        let issuer = &self.issuer;
-        if !issuer.url.starts_with("https://") {
-            return Err("issuer.url must begin with https://".to_owned());
-        }
-        if !issuer.discovery_url.is_empty() && !issuer.discovery_url.starts_with("https://") {
-            return Err("issuer.discoveryURL must begin with https://".to_owned());
-        }
-        if issuer.audiences.is_empty() || issuer.audiences.iter().any(String::is_empty) {
-            return Err("issuer.audiences must name at least one audience".to_owned());
-        }
-        let match_any = issuer.audience_match_policy == "MatchAny";
-        if !match_any && (issuer.audiences.len() > 1 || !issuer.audience_match_policy.is_empty()) {
-            return Err("issuer.audienceMatchPolicy must be MatchAny for several audiences".to_owned());
-        }
-        let mappings = &self.claim_mappings;
-        let expressions = [&mappings.username, &mappings.groups, &mappings.uid].map(|m| &m.expression);
-        if expressions.iter().any(|e| e.is_some())
-            || self.claim_validation_rules.iter().any(|rule| rule.expression.is_some())
-            || !self.user_validation_rules.is_empty()
-            || !mappings.extra.is_empty()
-        {
-            return Err("expressions are not evaluated; use claims, prefixes and required values".to_owned());
-        }
-        if self.claim_validation_rules.iter().any(|rule| rule.claim.is_empty()) {
-            return Err("claimValidationRules: claim is required".to_owned());
-        }
-        if mappings.username.claim.is_empty() {
-            return Err("claimMappings.username.claim is required".to_owned());
-        }
-        for (name, mapping) in [("username", &mappings.username), ("groups", &mappings.groups)] {
-            if !mapping.claim.is_empty() && mapping.prefix.is_none() {
-                return Err(format!(
-                    "claimMappings.{name}.prefix is required when claim is set; it may be empty"
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// Where the issuer says where its keys are.
     fn discovery_url(&self) -> String {
         if self.issuer.discovery_url.is_empty() {
@@ -222,36 +54,7 @@ impl JwtAuthenticator {
         }
     }
 
-    /// The user that the claims of a genuine token describe.
-    fn user(&self, claims: &Value, now: i64) -> Result<User, String> {
-        self.check_claims(claims, now)?;
-        let mappings = &self.claim_mappings;
-        let claim = mappings.username.claim.as_str();
-        let name = claims[claim].as_str().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| format!("the claim {claim} holds no name"))?;
-        if claim == "email" && claims.get("email_verified").is_some_and(|verified| *verified != true) {
-            return Err("the email address is not verified".to_owned());
-        }
-        let mut groups = texts(&claims[mappings.groups.claim.as_str()])
-            .ok_or_else(|| format!("the claim {} holds no groups", mappings.groups.claim))?;
-        if groups.len() > MAX_GROUPS {
-            return Err("the token names too many groups".to_owned());
-        }
-        let prefixed = |mapping: &Mapping, text: &str| {
-            format!("{}{text}", mapping.prefix.as_deref().unwrap_or_default())
-        };
-        groups.iter_mut().for_each(|group| *group = prefixed(&mappings.groups, group));
-        groups.push(AUTHENTICATED.to_owned());
-        let uid = claims[mappings.uid.claim.as_str()].as_str().unwrap_or_default().to_owned();
-        if uid.is_empty() && !mappings.uid.claim.is_empty() {
-            return Err(format!("the claim {} holds no uid", mappings.uid.claim));
-        }
-        let credential =
-            claims["jti"].as_str().map(|jti| (CREDENTIAL_ID.to_owned(), vec![format!("JTI={jti}")]));
-        let name = prefixed(&mappings.username, name);
-        Ok(User { name, uid, groups, extra: credential.into_iter().collect() })
-    }
-
+    /// Whether a token may be used now and here. Costs nothing to speak of.
     fn check_claims(&self, claims: &Value, now: i64) -> Result<(), String> {
         // Whole seconds are usual, fractions are allowed.
         let time = |name: &str| claims[name].as_f64().map(|seconds| seconds as i64);
@@ -266,22 +69,7 @@ impl JwtAuthenticator {
         if !audiences.iter().any(|audience| self.issuer.audiences.contains(audience)) {
             return Err("the token is for another audience".to_owned());
         }
-        for rule in &self.claim_validation_rules {
-            if claims[rule.claim.as_str()].as_str().unwrap_or_default() != rule.required_value {
-                return Err(format!("the claim {} is not as required", rule.claim));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A text or a list of texts; `None` for anything else.
-fn texts(value: &Value) -> Option<Vec<String>> {
-    match value {
-        Value::Null => Some(Vec::new()),
-        Value::String(one) => Some(vec![one.clone()]),
-        Value::Array(many) => many.iter().map(|text| text.as_str().map(str::to_owned)).collect(),
-        _ => None,
+        self.mapper.check_required(claims)
     }
 }
 
@@ -373,25 +161,27 @@ impl Authenticator for Issuer {
         }
         let Some(audiences) = evidence.audiences_here() else { return Ok(None) };
         // First what costs nothing: a token that could not be used anyway is no reason to ask the issuer.
-        let user = self.config.user(&token.claims, evidence.now)?;
+        self.config.check_claims(&token.claims, evidence.now)?;
         if !self.has_signed(&token).await? {
             return Err(format!("no key of {} has signed the token", self.config.issuer.url));
         }
+        let user = self.config.mapper.user(&token.claims)?;
         Ok(Some(Authenticated { user, audiences }))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::auth) mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use serde_json::json;
 
     use super::super::jwt::testing::Signer;
+    use super::super::{AUTHENTICATED, User};
     use super::*;
 
-    const FILE: &str = r#"
+    pub(super) const FILE: &str = r#"
 apiVersion: apiserver.config.k8s.io/v1
 kind: AuthenticationConfiguration
 jwt:
@@ -411,6 +201,11 @@ anonymous:
   conditions:
   - path: /livez
 "#;
+
+    fn user(config: &JwtAuthenticator, claims: &Value, now: i64) -> Result<User, String> {
+        config.check_claims(claims, now)?;
+        config.mapper.user(claims)
+    }
 
     fn config() -> JwtAuthenticator {
         AuthenticationConfiguration::parse(FILE).expect("a configuration").jwt.remove(0)
@@ -445,7 +240,7 @@ anonymous:
             ("no name", with("sub", json!("")), None),
         ];
         for (what, claims, expected) in rows {
-            let user = config().user(&claims, 1000);
+            let user = self::user(&config(), &claims, 1000);
             let groups = expected.map(|groups| {
                 let mut groups: Vec<String> = groups.into_iter().map(str::to_owned).collect();
                 groups.push(AUTHENTICATED.to_owned());
@@ -453,35 +248,77 @@ anonymous:
             });
             assert_eq!(user.as_ref().ok().map(|user| user.groups.clone()), groups, "{what}: {user:?}");
         }
-        let user = config().user(&claims(), 1000).expect("a user");
+        let user = self::user(&config(), &claims(), 1000).expect("a user");
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("id:ann", "ann"));
         assert_eq!(user.extra[0].1, ["JTI=1"]);
-        let mut by_email = config();
-        by_email.claim_mappings.username =
-            Mapping { claim: "email".into(), prefix: Some(String::new()), expression: None };
+        let by_email =
+            FILE.replace("username: {claim: sub, prefix: \"id:\"}", "username: {claim: email, prefix: ''}");
+        let by_email = AuthenticationConfiguration::parse(&by_email).expect("a configuration").jwt.remove(0);
         for (verified, expected) in [(json!(true), true), (json!(false), false)] {
             let mut claims = with("email", json!("ann@example.com"));
             claims["email_verified"] = verified;
-            assert_eq!(by_email.user(&claims, 1000).is_ok(), expected);
+            assert_eq!(self::user(&by_email, &claims, 1000).is_ok(), expected);
         }
     }
 
+    const EXPRESSIONS: &str = r#"
+apiVersion: apiserver.config.k8s.io/v1
+kind: AuthenticationConfiguration
+jwt:
+- issuer: {url: "https://id.example.com", audiences: [sampan]}
+  claimValidationRules:
+  - {expression: "claims.exp - claims.?iat.orValue(0) <= 5000", message: lives too long}
+  claimMappings:
+    username: {expression: "claims.sub + (has(claims.tenant) ? '@' + claims.tenant : '')"}
+    groups: {expression: "has(claims.roles) ? claims.roles.split(',').map(r, 'role:' + r) : claims.?groups.orValue([])"}
+    uid: {expression: "string(claims.number)"}
+    extra:
+    - {key: "example.org/tenant", valueExpression: "claims.?tenant.orValue('')"}
+    - {key: "example.org/tags", valueExpression: "claims.?tags.orValue(['', 'a'])"}
+  userValidationRules:
+  - {expression: "!user.username.startsWith('system:')", message: reserved}
+  - {expression: "!has(user.groups) || user.groups.all(g, !g.startsWith('system:'))", message: reserved group}
+  - {expression: "user.extra.all(k, k.startsWith('example.org/'))", message: odd}
+"#;
+
     #[test]
-    fn files() {
-        let file = AuthenticationConfiguration::parse(FILE).expect("a configuration");
-        assert!(file.anonymous.may_see("/livez") && !file.anonymous.may_see("/api"));
+    fn expressions_say_who_a_token_is() {
+        let config = AuthenticationConfiguration::parse(EXPRESSIONS).expect("a configuration").jwt.remove(0);
+        let with = |more: Value| {
+            let mut claims = json!({"sub": "ann", "aud": "sampan", "exp": 2000, "number": 7, "jti": "1"});
+            for (name, value) in more.as_object().into_iter().flatten() {
+                claims[name] = value.clone();
+            }
+            claims
+        };
+        let found = user(&config, &with(json!({"tenant": "t", "roles": "a,b", "tags": ["x", "y"]})), 1000);
+        let found = found.expect("a user");
+        assert_eq!((found.name.as_str(), found.uid.as_str()), ("ann@t", "7"));
+        assert_eq!(found.groups, ["role:a", "role:b", AUTHENTICATED]);
+        let pairs: Vec<(&str, String)> = found.extra.iter().map(|(k, v)| (k.as_str(), v.join(","))).collect();
+        assert_eq!(pairs[0], ("example.org/tenant", "t".to_owned()));
+        assert_eq!(pairs[1], ("example.org/tags", "x,y".to_owned()));
+        assert_eq!(pairs[2].1, "JTI=1");
+        let plain = user(&config, &with(json!({})), 1000).expect("a user");
+        assert_eq!((plain.name.as_str(), plain.groups.len()), ("ann", 1));
+        assert_eq!(
+            (plain.extra[0].0.as_str(), plain.extra[0].1.join(",")),
+            ("example.org/tags", "a".to_owned())
+        );
         let rows = [
-            ("http", FILE.replace("https://", "http://")),
-            ("policy", FILE.replace("    audienceMatchPolicy: MatchAny\n", "")),
-            ("no audience", FILE.replace("[sampan, other]", "[]")),
-            ("no prefix", FILE.replace("{claim: sub, prefix: \"id:\"}", "{claim: sub}")),
-            ("expression", FILE.replace("{claim: sub, prefix: \"id:\"}", "{expression: claims.sub}")),
-            ("unknown field", FILE.replace("audiences:", "audience:")),
-            ("another kind", FILE.replace("kind: Auth", "kind: Other")),
-            ("nobody, but", FILE.replace("enabled: true", "enabled: false")),
+            (json!({"sub": 5}), "no such overload"),
+            (json!({"sub": ""}), "gives no name"),
+            (json!({"exp": 9000}), "failed: lives too long"),
+            (json!({"sub": "system:admin"}), "failed: reserved"),
+            (json!({"groups": ["system:masters"]}), "failed: reserved group"),
+            (json!({"groups": "x", "number": null}), "no such overload"),
+            (json!({"groups": [1]}), "expression must return a string or a list of strings"),
+            (json!({"tags": {"a": 1}}), "expression must return a string or a list of strings"),
+            (json!({"aud": "other"}), "another audience"),
         ];
-        for (what, text) in rows {
-            assert!(text != FILE && AuthenticationConfiguration::parse(&text).is_err(), "{what}");
+        for (more, expected) in rows {
+            let why = user(&config, &with(more.clone()), 1000).expect_err(expected);
+            assert!(why.contains(expected), "{more}: {why}");
         }
     }
 

@@ -145,7 +145,7 @@ async fn defaults_come_and_go_with_the_schema() {
 }
 
 /// Converts between `v1` with `host` and `port` and `v2` with `hostPort`.
-async fn convert(seen: crate::outside::Seen) -> http::Response<crate::outside::Body> {
+pub(crate) async fn convert(seen: crate::outside::Seen) -> http::Response<crate::outside::Body> {
     let request = &seen.body["request"];
     let desired = request["desiredAPIVersion"].as_str().unwrap_or_default().to_owned();
     let mut objects = request["objects"].clone();
@@ -172,7 +172,7 @@ async fn convert(seen: crate::outside::Seen) -> http::Response<crate::outside::B
     )
 }
 
-fn host_and_port(client_config: &Value) -> Value {
+pub(crate) fn host_and_port(client_config: &Value) -> Value {
     let text = |fields: &[&str]| {
         let properties: Value = fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
         json!({"type": "object", "properties": properties})
@@ -187,7 +187,7 @@ fn host_and_port(client_config: &Value) -> Value {
     definition
 }
 
-fn end(version: &str, name: &str, fields: Value) -> Value {
+pub(crate) fn end(version: &str, name: &str, fields: Value) -> Value {
     let mut end = fields;
     end["apiVersion"] = format!("example.com/{version}").into();
     end["kind"] = "End".into();
@@ -195,7 +195,7 @@ fn end(version: &str, name: &str, fields: Value) -> Value {
     end
 }
 
-fn ends(version: &str) -> String {
+pub(crate) fn ends(version: &str) -> String {
     format!("/apis/example.com/{version}/namespaces/default/ends")
 }
 

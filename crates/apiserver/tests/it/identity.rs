@@ -177,6 +177,44 @@ async fn people_come_with_tokens_of_a_provider() {
 }
 
 #[tokio::test]
+async fn expressions_judge_tokens_and_name_people() {
+    let provider = Arc::new(Provider::new());
+    let configuration = AuthenticationConfiguration::parse(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n\
+         - issuer: {url: 'https://id.example.com', audiences: [sampan]}\n\
+         \x20 claimValidationRules: [{expression: 'claims.email_verified == true', message: unverified}]\n\
+         \x20 claimMappings:\n\
+         \x20   username: {expression: 'claims.email'}\n\
+         \x20   groups: {expression: 'claims.teams.filter(t, t.active).map(t, t.name)'}\n\
+         \x20   extra: [{key: example.com/level, valueExpression: 'string(claims.level)'}]\n\
+         \x20 userValidationRules: [{expression: '!user.groups.exists(g, g.startsWith(\"system:\"))'}]\n",
+    );
+    let authentication = Authentication {
+        configuration: configuration.expect("a configuration"),
+        fetch: Some(provider.clone()),
+        front_proxy: None,
+    };
+    let world = World::with(Access { authentication, ..Access::default() }, |store, _| store).await;
+    let claims = |verified: bool, team: &str| {
+        json!({
+            "iss": "https://id.example.com", "aud": "sampan", "exp": 4_000_000_000_i64, "level": 3,
+            "email": "ann@example.com", "email_verified": verified,
+            "teams": [{"name": team, "active": true}, {"name": "old", "active": false}],
+        })
+    };
+    let user = who(&world, &provider.token(&claims(true, "dev"))).await;
+    assert_eq!(user["username"], "ann@example.com", "{user}");
+    assert_eq!(user["groups"], json!(["dev", "system:authenticated"]));
+    assert_eq!(user["extra"], json!({"example.com/level": ["3"]}));
+    let refused = [claims(false, "dev"), claims(true, "system:masters")];
+    let tokens = refused.iter().map(|claims| provider.token(claims));
+    for token in tokens.chain([Provider::new().token(&claims(true, "dev"))]) {
+        let header = bearer(&token);
+        world.knock(Method::GET, "/version", &[("authorization", &header)], "").await.expect(401);
+    }
+}
+
+#[tokio::test]
 async fn acting_as_somebody_else() {
     let world = World::new().await;
     let rbac = "/apis/rbac.authorization.k8s.io/v1";

@@ -17,6 +17,7 @@ mod conformance_watch;
 mod conformance_webhooks;
 mod custom;
 mod documents;
+mod equivalence;
 mod every_kind;
 mod fairness;
 mod identity;

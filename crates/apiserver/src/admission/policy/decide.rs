@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sampan_api::cel::Budget;
-use sampan_api::patch;
+use sampan_api::cel::{Authorizer, Budget};
 use sampan_api::patch::apply::{self, Applied, Manager};
+use sampan_api::patch::{self, atomics};
 use sampan_api::schema::Schema;
 use serde_json::Value;
 
 use super::definition::{Compiled, Form, Policy, Validation};
-use super::expression::{Authorizer, Scope};
+use super::expression::Scope;
 
 /// Longest message of an expression, in bytes. Upstream's limit.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -29,7 +29,7 @@ pub(super) struct Documents<'a> {
     /// Null when the policy has none.
     pub(super) params: &'a Value,
     pub(super) namespace: &'a Value,
-    pub(super) authorizer: Authorizer<'a>,
+    pub(super) authorizer: &'a dyn Authorizer,
 }
 
 impl<'a> Documents<'a> {
@@ -157,12 +157,16 @@ fn annotation(value: &Compiled, scope: &mut Scope<'_>) -> Result<Option<String>,
     }
 }
 
-/// The object as a mutating policy wants it.
-pub(super) fn mutate(policy: &Policy, documents: &Documents<'_>, schema: &Schema) -> Result<Value, String> {
-    let mut object = documents.object.clone();
+/// The object as a mutating policy wants it; nothing when its conditions do not hold.
+pub(super) fn mutate(
+    policy: &Policy,
+    documents: &Documents<'_>,
+    schema: &Schema,
+) -> Result<Option<Value>, String> {
     if !is_meant(policy, documents)? {
-        return Ok(object);
+        return Ok(None);
     }
+    let mut object = documents.object.clone();
     for mutation in &policy.mutations {
         let program = mutation.rule.as_ref().map_err(String::clone)?;
         // Every mutation sees what the ones before it made; variables are computed anew for the same reason.
@@ -174,7 +178,7 @@ pub(super) fn mutate(policy: &Policy, documents: &Documents<'_>, schema: &Schema
             Form::ApplyConfiguration => merged(&object, patch, schema)?,
         };
     }
-    Ok(object)
+    Ok(Some(object))
 }
 
 fn json_patched(object: &Value, patch: Value) -> Result<Value, String> {
@@ -193,6 +197,13 @@ fn merged(object: &Value, mut part: Value, schema: &Schema) -> Result<Value, Str
     }
     for field in ["apiVersion", "kind"] {
         part[field] = object[field].clone();
+    }
+    let atomics = atomics(schema, &part);
+    if !atomics.is_empty() {
+        return Err(format!(
+            "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomics.join(", ")
+        ));
     }
     let mut live = object.clone();
     if let Some(metadata) = live["metadata"].as_object_mut() {
@@ -217,9 +228,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admission::policy::expression::Calls;
-
-    const NOBODY: Authorizer<'static> = &|_: &Calls| Ok(Value::Bool(false));
+    use crate::admission::policy::expression::tests::Nobody;
 
     fn policy(spec: Value) -> Policy {
         Policy::read(&json!({"metadata": {"name": "p"}, "spec": spec}), &[])
@@ -242,7 +251,7 @@ mod tests {
             request: &request,
             params,
             namespace: &namespace,
-            authorizer: NOBODY,
+            authorizer: &Nobody,
         };
         let verdict = validate(&policy(spec), &documents);
         verdict.refusals.into_iter().map(|refusal| refusal.message).collect()
@@ -334,7 +343,7 @@ mod tests {
                 request: &none,
                 params: &params,
                 namespace: &none,
-                authorizer: NOBODY,
+                authorizer: &Nobody,
             };
             all.extend(validate(&policy, &documents));
         }
@@ -351,9 +360,10 @@ mod tests {
             request: &none,
             params: &none,
             namespace: &none,
-            authorizer: NOBODY,
+            authorizer: &Nobody,
         };
-        mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))
+        let changed = mutate(&policy, &documents, &Schema::Table("io.k8s.api.apps.v1.Deployment"))?;
+        changed.ok_or_else(|| "not meant".to_owned())
     }
 
     #[test]
@@ -375,6 +385,16 @@ mod tests {
         .expect("patched");
         assert_eq!(patched["spec"]["replicas"], 8);
         assert_eq!(patched["metadata"]["labels"]["x/y"], "8", "a mutation sees the one before it");
+        let atomic = apply(
+            "Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: [\
+             Object.spec.template.spec.containers{name: 'c', args: ['x']}]}}}}",
+        );
+        assert_eq!(
+            change(json!([atomic])),
+            Err("error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: \
+                 .spec.template.spec.containers[0].args"
+                .to_owned())
+        );
         for wrong in
             [apply("1"), patch("1"), patch("[JSONPatch{op: 'remove', path: '/no/such'}]"), patch("1 +")]
         {

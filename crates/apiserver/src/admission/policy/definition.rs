@@ -85,7 +85,8 @@ impl Policy {
         // Conditions come before variables: they cannot name them.
         let conditions = items(&spec["matchConditions"])
             .map(|condition| {
-                (text(&condition["name"]).to_owned(), Program::compile(text(&condition["expression"]), &[]))
+                let rule = text(&condition["expression"]);
+                (text(&condition["name"]).to_owned(), Program::compile_condition(rule, &[]))
             })
             .collect();
         let annotations = items(&spec["auditAnnotations"])
@@ -96,7 +97,7 @@ impl Policy {
             name: name.to_owned(),
             matcher: Matcher::of_policy(&spec["matchConstraints"]),
             conditions,
-            validations: items(&spec["validations"]).map(|v| Validation::read(v, &compile)).collect(),
+            validations: items(&spec["validations"]).map(|v| Validation::read(v, &names)).collect(),
             mutations: items(&spec["mutations"]).map(|m| Mutation::read(m, &compile)).collect(),
             annotations,
             variables,
@@ -149,13 +150,14 @@ pub(super) fn problems(policy: &Value) -> Errors {
 }
 
 impl Validation {
-    fn read(validation: &Value, compile: &dyn Fn(&Value) -> Compiled) -> Self {
-        let message_rule = &validation["messageExpression"];
+    fn read(validation: &Value, variables: &[String]) -> Self {
+        let message_rule = text(&validation["messageExpression"]);
         Self {
-            rule: compile(&validation["expression"]),
+            rule: Program::compile_condition(text(&validation["expression"]), variables),
             text: text(&validation["expression"]).trim().to_owned(),
             message: text(&validation["message"]).trim().to_owned(),
-            message_rule: (!text(message_rule).is_empty()).then(|| compile(message_rule)),
+            message_rule: (!message_rule.is_empty())
+                .then(|| Program::compile_message(message_rule, variables)),
             reason: text(&validation["reason"]).to_owned(),
         }
     }
@@ -204,6 +206,22 @@ mod tests {
             (
                 json!({"validations": [{"expression": "authorizer.group(1)"}]}),
                 "spec.validations[0].expression",
+            ),
+            (json!({"validations": [{"expression": "authorizer.path('/').check('get').allowed()"}]}), ""),
+            (
+                json!({"validations": [{"expression": "authorizer.path('/')"}]}),
+                "spec.validations[0].expression",
+            ),
+            (json!({"validations": [{"expression": "'text'"}]}), "spec.validations[0].expression"),
+            (
+                json!({"validations": [{"expression": "true", "messageExpression": "1"}]}),
+                "spec.validations[0].messageExpression",
+            ),
+            (
+                json!({"validations": [{
+                    "expression": "true", "messageExpression": "authorizer.path('/').check('get').reason()",
+                }]}),
+                "spec.validations[0].messageExpression",
             ),
             (
                 json!({"validations": [{"expression": "true", "messageExpression": "x"}]}),

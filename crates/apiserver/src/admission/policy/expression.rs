@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sampan_api::cel::{Budget, CelValue, EvalError, Expression};
+use sampan_api::cel::{Authorizer, Budget, CelValue, CompileError, EvalError, Expression};
 use serde_json::Value;
 
 use super::rewrite::{identifier, rewrite};
@@ -16,51 +16,37 @@ pub(in crate::admission) struct Program {
     /// As its author wrote it, for messages.
     pub(super) text: String,
     expression: Expression,
-    /// What it asks the authorizer.
-    checks: Vec<Check>,
 }
-
-/// A question to the authorizer whose arguments are expressions.
-#[derive(Debug)]
-struct Check {
-    identifier: String,
-    calls: Vec<(String, Vec<Expression>)>,
-}
-
-/// A question to the authorizer: methods and their arguments, the last one asking for the answer.
-pub(in crate::admission) type Calls = [(String, Vec<String>)];
-/// Answers questions to the authorizer.
-pub(in crate::admission) type Authorizer<'a> = &'a dyn Fn(&Calls) -> Result<Value, String>;
 
 impl Program {
     /// Compiles an expression that may name the given variables of its policy.
     pub(in crate::admission) fn compile(text: &str, variables: &[String]) -> Result<Self, String> {
-        let rewritten = rewrite(text);
+        Self::compile_by(text, variables, Expression::compile_asking)
+    }
+
+    /// The same for something that must hold.
+    pub(in crate::admission) fn compile_condition(text: &str, variables: &[String]) -> Result<Self, String> {
+        let program = Self::compile(text, variables)?;
+        if program.expression.may_be_bool() { Ok(program) } else { Err("must evaluate to bool".to_owned()) }
+    }
+
+    /// The same for a message, which may not ask who may what.
+    pub(super) fn compile_message(text: &str, variables: &[String]) -> Result<Self, String> {
+        let program = Self::compile_by(text, variables, Expression::compile)?;
+        if program.expression.may_be_text() { Ok(program) } else { Err("must evaluate to string".to_owned()) }
+    }
+
+    fn compile_by(
+        text: &str,
+        variables: &[String],
+        compile: fn(&str, &[&str]) -> Result<Expression, CompileError>,
+    ) -> Result<Self, String> {
         let variables: Vec<String> = variables.iter().map(|name| identifier(name)).collect();
         let mut known: Vec<&str> = VARIABLES.to_vec();
         known.extend(variables.iter().map(String::as_str));
-        let compile = |text: &str, known: &[&str]| {
-            Expression::compile(text, known).map_err(|error| format!("compilation failed: {error}"))
-        };
-        let mut checks = Vec::new();
-        for chain in &rewritten.chains {
-            let mut calls = Vec::new();
-            for (method, arguments) in &chain.calls {
-                let arguments = arguments.iter().map(|argument| compile(argument, &known));
-                calls.push((method.clone(), arguments.collect::<Result<Vec<_>, String>>()?));
-            }
-            checks.push(Check { identifier: chain.identifier.clone(), calls });
-        }
-        known.extend(rewritten.chains.iter().map(|chain| chain.identifier.as_str()));
-        let expression = compile(&rewritten.text, &known)?;
-        Ok(Self { text: text.trim().to_owned(), expression, checks })
-    }
-
-    /// Whether a variable is named anywhere in the expression.
-    fn names(&self, identifier: &str) -> bool {
-        let mut arguments =
-            self.checks.iter().flat_map(|check| &check.calls).flat_map(|(_, arguments)| arguments);
-        self.expression.uses(identifier) || arguments.any(|argument| argument.uses(identifier))
+        let expression =
+            compile(&rewrite(text), &known).map_err(|error| format!("compilation failed: {error}"))?;
+        Ok(Self { text: text.trim().to_owned(), expression })
     }
 }
 
@@ -104,7 +90,7 @@ pub(super) fn names_of(variables: &[Variable]) -> Vec<String> {
 pub(in crate::admission) struct Scope<'a> {
     base: Vec<(&'static str, CelValue)>,
     variables: &'a [Variable],
-    authorizer: Authorizer<'a>,
+    authorizer: &'a dyn Authorizer,
     computed: BTreeMap<usize, Result<CelValue, String>>,
     budget: Budget,
 }
@@ -113,11 +99,13 @@ impl<'a> Scope<'a> {
     /// A scope over documents in the order of [`VARIABLES`].
     pub(in crate::admission) fn new(
         documents: [&Value; 5],
-        authorizer: Authorizer<'a>,
+        authorizer: &'a dyn Authorizer,
         variables: &'a [Variable],
         budget: u64,
     ) -> Self {
-        let base = VARIABLES.iter().copied().zip(documents.map(CelValue::from_json)).collect();
+        let mut base: Vec<(&'static str, CelValue)> =
+            VARIABLES.iter().copied().zip(documents.map(CelValue::from_json)).collect();
+        base.push(("authorizer", CelValue::authorizer(authorizer)));
         Self { base, variables, authorizer, computed: BTreeMap::new(), budget: Budget::new(budget) }
     }
 
@@ -142,7 +130,8 @@ impl<'a> Scope<'a> {
     /// Evaluates with the variables before a place, so that no variable can name itself.
     fn evaluate_below(&mut self, program: &Program, place: usize) -> Result<CelValue, String> {
         let variables = self.variables;
-        let named: Vec<usize> = (0..place).filter(|i| program.names(&variables[*i].identifier)).collect();
+        let named: Vec<usize> =
+            (0..place).filter(|i| program.expression.uses(&variables[*i].identifier)).collect();
         for i in &named {
             self.compute(*i);
         }
@@ -160,16 +149,9 @@ impl<'a> Scope<'a> {
                 None => {}
             }
         }
-        let mut answers = Vec::new();
-        for check in &program.checks {
-            match ask(check, self.authorizer, &known, &mut self.budget) {
-                Ok(answer) => answers.push((check.identifier.as_str(), answer)),
-                Err(why) => failed = failed.or(Some(why)),
-            }
-        }
-        known.extend(answers.iter().map(|(name, answer)| (*name, answer)));
         // A variable that has no value is no harm where it is not looked at (`has(x) && variables.y`).
-        program.expression.evaluate(&known, &mut self.budget).map_err(|error| match error {
+        let found = program.expression.evaluate_asking(&known, self.authorizer, &mut self.budget);
+        found.map_err(|error| match error {
             EvalError::Value(why) => failed.unwrap_or(why),
             other => other.to_string(),
         })
@@ -188,58 +170,53 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Puts a question to the authorizer.
-fn ask(
-    check: &Check,
-    authorizer: Authorizer<'_>,
-    known: &[(&str, &CelValue)],
-    budget: &mut Budget,
-) -> Result<CelValue, String> {
-    let mut calls = Vec::new();
-    for (method, arguments) in &check.calls {
-        let mut texts = Vec::new();
-        for argument in arguments {
-            let value = argument.evaluate(known, budget).map_err(|error| error.to_string())?;
-            let text = value.as_str().ok_or_else(|| format!("authorizer.{method}: no such overload"))?;
-            texts.push(text.to_owned());
-        }
-        calls.push((method.clone(), texts));
-    }
-    authorizer(&calls).map(|answer| CelValue::from_json(&answer))
-}
-
 #[cfg(test)]
-mod tests {
+pub(in crate::admission) mod tests {
+    use sampan_api::cel::{Decision, Question};
     use serde_json::json;
 
     use super::*;
+
+    /// Allows nothing and repeats what it was asked.
+    pub(in crate::admission) struct Nobody;
+
+    impl Authorizer for Nobody {
+        fn request_resource(&self) -> Question {
+            Question { resource: "widgets".to_owned(), ..Question::default() }
+        }
+
+        fn decide(&self, asked: &Question) -> Decision {
+            let reason = format!("{} {}/{}", asked.verb, asked.group, asked.resource);
+            Decision { reason, ..Decision::default() }
+        }
+    }
 
     fn evaluate(variables: Value, text: &str) -> Result<Value, String> {
         let variables = read_variables(&json!({"variables": variables}));
         let program = Program::compile(text, &names_of(&variables))?;
         let object = json!({"spec": {"replicas": 3, "labels": {"a/b": "c"}}});
         let none = Value::Null;
-        let authorizer = |calls: &Calls| {
-            let asked: Vec<String> = calls
-                .iter()
-                .map(|(method, arguments)| format!("{method}({})", arguments.join(",")))
-                .collect();
-            Ok(json!(asked.join(".")))
-        };
         let documents = [&object, &none, &none, &none, &none];
-        let mut scope = Scope::new(documents, &authorizer, &variables, Budget::PER_REQUEST);
+        let mut scope = Scope::new(documents, &Nobody, &variables, Budget::PER_REQUEST);
         scope.document(&program)
     }
 
     #[test]
     fn the_authorizer_is_asked() {
-        let names = json!([{"name": "group", "expression": "'apps'"}]);
-        let text = "authorizer.group(variables.group).resource('x').check('get').reason()";
-        assert_eq!(evaluate(names, text), Ok(json!("group(apps).resource(x).check(get).reason()")));
-        let wrong = evaluate(json!([]), "authorizer.check(1).allowed()");
-        assert_eq!(wrong, Err("authorizer.check: no such overload".to_owned()));
-        assert!(evaluate(json!([]), "authorizer.check(authorizer.check('a').reason()).allowed()").is_err());
-        assert_eq!(evaluate(json!([]), "true || authorizer.check(1).allowed()"), Ok(json!(true)));
+        let names = json!([
+            {"name": "group", "expression": "authorizer.group('apps')"},
+            {"name": "check", "expression": "variables.group.resource('x').check('get')"},
+        ]);
+        assert_eq!(evaluate(names.clone(), "variables.check.reason()"), Ok(json!("get apps/x")));
+        let text = "['a', 'b'].map(r, variables.group.resource(r).check('get').reason())";
+        assert_eq!(evaluate(names, text), Ok(json!(["get apps/a", "get apps/b"])));
+        let text = "authorizer.requestResource.check('x').reason()";
+        assert_eq!(evaluate(json!([]), text), Ok(json!("x /widgets")));
+        assert!(evaluate(json!([]), "authorizer.check('a').allowed()").is_err());
+        assert_eq!(
+            evaluate(json!([]), "authorizer"),
+            Err("expression does not result in a document".to_owned())
+        );
     }
 
     #[test]

@@ -4,8 +4,6 @@
 //! - `Object.spec{replicas: 1}` and `JSONPatch{op: "add"}` become maps: the types they name are checked when the result
 //!   is merged into the object and conformed to its schema.
 //! - `jsonpatch.escapeKey(x)` becomes two replacements.
-//! - `authorizer.group(g)…check(v).allowed()` becomes a variable, and the calls are handed out beside the text: who may
-//!   what is no business of an expression language. A chain must stand in one piece, from `authorizer` to the answer.
 //!
 //! This is a walk over tokens, not over text: strings and comments stay as they are.
 
@@ -27,37 +25,15 @@ enum Token<'a> {
     Space(&'a str),
 }
 
-/// An expression in terms of our CEL.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rewritten {
-    pub(super) text: String,
-    /// Questions to the authorizer, each the value of a variable.
-    pub(super) chains: Vec<Chain>,
-}
-
-/// A question to the authorizer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub(super) identifier: String,
-    /// Methods and the expressions of their arguments; the last one asks for the answer.
-    pub(super) calls: Vec<(String, Vec<String>)>,
-}
-
-/// Methods that end a question.
-const ANSWERS: &[&str] = &["allowed", "reason", "errored", "error"];
-
 /// The expression in terms of our CEL.
-pub(super) fn rewrite(text: &str) -> Rewritten {
-    let mut out = Output::default();
-    out.walk(&tokens(text));
-    Rewritten { text: out.text, chains: out.chains }
+pub(super) fn rewrite(text: &str) -> String {
+    rewrite_tokens(&tokens(text))
 }
 
-/// A part of an expression, where nobody may ask the authorizer.
-fn rewrite_part(tokens: &[Token<'_>]) -> String {
+fn rewrite_tokens(tokens: &[Token<'_>]) -> String {
     let mut out = Output::default();
     out.walk(tokens);
-    if out.chains.is_empty() { out.text } else { "authorizer".to_owned() }
+    out.text
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,7 +50,6 @@ enum Open {
 struct Output {
     text: String,
     open: Vec<Open>,
-    chains: Vec<Chain>,
 }
 
 impl Output {
@@ -143,18 +118,9 @@ impl Output {
             },
             "jsonpatch" => match escape_key(rest) {
                 Some((argument, taken)) => {
-                    let argument = rewrite_part(argument);
+                    let argument = rewrite_tokens(argument);
                     let call = format!("({argument}).replace(\"~\", \"~0\").replace(\"/\", \"~1\")");
                     self.text.push_str(&call);
-                    taken
-                }
-                None => self.plain(name),
-            },
-            "authorizer" => match chain(rest) {
-                Some((calls, taken)) => {
-                    let identifier = format!("__authorizer__{}", self.chains.len());
-                    self.text.push_str(&identifier);
-                    self.chains.push(Chain { identifier, calls });
                     taken
                 }
                 None => self.plain(name),
@@ -195,25 +161,6 @@ fn escape_key<'a, 'b>(tokens: &'b [Token<'a>]) -> Option<(&'b [Token<'a>], usize
     (name == "escapeKey").then_some((argument, taken + more))
 }
 
-/// `.a(x).b(y, z).allowed()` at the beginning of the tokens: the calls, and how many tokens they are.
-fn chain(tokens: &[Token<'_>]) -> Option<(Vec<(String, Vec<String>)>, usize)> {
-    let (mut calls, mut taken) = (Vec::new(), 0);
-    loop {
-        let (name, more) = field(tokens.get(taken..)?)?;
-        taken += more;
-        if name == "requestResource" {
-            calls.push((name.to_owned(), Vec::new()));
-            continue;
-        }
-        let (arguments, more) = parenthesised(tokens.get(taken..)?)?;
-        taken += more;
-        calls.push((name.to_owned(), split(arguments).into_iter().map(rewrite_part).collect()));
-        if ANSWERS.contains(&name) {
-            return Some((calls, taken));
-        }
-    }
-}
-
 /// `(…)` at the beginning of the tokens: what is inside, and how many tokens there are with the brackets.
 fn parenthesised<'a, 'b>(tokens: &'b [Token<'a>]) -> Option<(&'b [Token<'a>], usize)> {
     if tokens.first() != Some(&Token::Sign('(')) {
@@ -236,19 +183,6 @@ fn step(token: &Token<'_>) -> i32 {
         Token::Sign(')' | ']' | '}') => -1,
         _ => 0,
     }
-}
-
-/// Arguments of a call.
-fn split<'a, 'b>(tokens: &'b [Token<'a>]) -> Vec<&'b [Token<'a>]> {
-    if tokens.iter().all(|token| matches!(token, Token::Space(_))) {
-        return Vec::new();
-    }
-    let mut depth = 0;
-    let is_comma = |token: &Token<'a>| {
-        depth += step(token);
-        depth == 0 && *token == Token::Sign(',')
-    };
-    tokens.split(is_comma).collect()
 }
 
 /// Names of fields that are no identifiers are written with escapes (KEP-2876).
@@ -346,41 +280,13 @@ mod tests {
                 "'/labels/' + jsonpatch.escapeKey(variables.k(1))",
                 "'/labels/' + (__variables__k(1)).replace(\"~\", \"~0\").replace(\"/\", \"~1\")",
             ),
-            ("authorizer", "authorizer"),
-            ("authorizer.group('').resource", "authorizer.group('').resource"),
+            ("authorizer.group(variables.g)", "authorizer.group(__variables__g)"),
             ("\"unfinished", "\"unfinished"),
             ("variables.", "variables."),
             ("ä + 'ö\\", "ä + 'ö\\"),
         ];
         for (text, expected) in rows {
-            assert_eq!(rewrite(text).text, expected);
+            assert_eq!(rewrite(text), expected);
         }
-    }
-
-    #[test]
-    fn questions_are_handed_out() {
-        let text = "a || authorizer.group(\"apps\").resource(variables.r) .namespace(f(1, 2)).check('get').allowed() && \
-                    authorizer.requestResource.check('x').reason() == ''";
-        let rewritten = rewrite(text);
-        assert_eq!(rewritten.text, "a || __authorizer__0 && __authorizer__1 == ''");
-        let calls = |place: usize| -> Vec<String> {
-            let calls = rewritten.chains[place].calls.iter();
-            calls.map(|(name, arguments)| format!("{name}({})", arguments.join(";"))).collect()
-        };
-        assert_eq!(
-            calls(0),
-            [
-                "group(\"apps\")",
-                "resource(__variables__r)",
-                "namespace(f(1, 2))",
-                "check('get')",
-                "allowed()"
-            ]
-        );
-        assert_eq!(calls(1), ["requestResource()", "check('x')", "reason()"]);
-        let two = rewrite("authorizer.serviceAccount('a', [1, 2]).check('x').allowed()");
-        assert_eq!(two.chains[0].calls[0].1, ["'a'", " [1, 2]"]);
-        let nested = rewrite("authorizer.check(authorizer.check('a').reason()).allowed()");
-        assert_eq!(nested.chains[0].calls[0].1, ["authorizer"], "refused when it is compiled");
     }
 }

@@ -1,12 +1,12 @@
 //! `matchConditions`: expressions that say whether a webhook wants to see a request. They are those of policies.
 
-use sampan_api::cel::Budget;
+use sampan_api::cel::{Authorizer, Budget};
 use sampan_api::field::Errors;
 use sampan_api::kinds::expression;
 use serde_json::Value;
 
 use crate::admission::Admission;
-use crate::admission::policy::expression::{Authorizer, Program, Scope};
+use crate::admission::policy::expression::{Program, Scope};
 use crate::error::ApiError;
 
 /// A configuration is stored only if its conditions are expressions.
@@ -24,7 +24,7 @@ pub(in crate::admission) fn check_definition(
     }
     let mut errors = Errors::new();
     for condition in expression::of(GROUP, plural, object) {
-        if let Err(why) = Program::compile(condition.text, &[]) {
+        if let Err(why) = Program::compile_condition(condition.text, &[]) {
             errors.invalid(&condition.path, condition.text, why);
         }
     }
@@ -44,19 +44,19 @@ pub(super) struct Condition {
 impl Condition {
     pub(super) fn read(entry: &Value) -> Self {
         let text = |field: &str| entry[field].as_str().unwrap_or_default();
-        Self { name: text("name").to_owned(), program: Program::compile(text("expression"), &[]) }
+        Self { name: text("name").to_owned(), program: Program::compile_condition(text("expression"), &[]) }
     }
 }
 
-/// Whether all conditions hold for a `request` of a review. One that is false decides; otherwise the first one without a
-/// value is an error, which counts as "does not match" for a webhook that fails open.
+/// Whether all conditions hold for the documents of a request and its description. One that is false decides; otherwise
+/// the first one without a value is an error, which counts as "does not match" for a webhook that fails open.
 pub(super) fn hold(
     conditions: &[Condition],
-    request: &Value,
-    authorizer: Authorizer<'_>,
+    [object, old, request]: [&Value; 3],
+    authorizer: &dyn Authorizer,
     fails_closed: bool,
 ) -> Result<bool, String> {
-    let documents = [&request["object"], &request["oldObject"], request, &Value::Null, &Value::Null];
+    let documents = [object, old, request, &Value::Null, &Value::Null];
     let mut scope = Scope::new(documents, authorizer, &[], Budget::MATCH_CONDITIONS);
     let mut problem = None;
     for condition in conditions {
@@ -79,6 +79,7 @@ pub(super) fn hold(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::policy::expression::tests::Nobody;
     use serde_json::json;
 
     #[test]
@@ -95,12 +96,12 @@ mod tests {
             (&["("], true, None),
             (&["'text'"], true, None),
         ];
-        let request =
-            json!({"operation": "CREATE", "object": {"metadata": {"name": "x"}}, "oldObject": null});
+        let (object, request) = (json!({"metadata": {"name": "x"}}), json!({"operation": "CREATE"}));
+        let documents = [&object, &Value::Null, &request];
         for (expressions, fails_closed, expected) in rows {
             let conditions: Vec<Condition> =
                 expressions.iter().map(|e| Condition::read(&json!({"name": e, "expression": e}))).collect();
-            let found = hold(&conditions, &request, &|_| Err("nobody".to_owned()), *fails_closed);
+            let found = hold(&conditions, documents, &Nobody, *fails_closed);
             assert_eq!(found.as_ref().ok(), expected.as_ref(), "{expressions:?}: {found:?}");
         }
     }

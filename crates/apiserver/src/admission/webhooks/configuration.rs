@@ -2,27 +2,15 @@
 
 use std::time::Duration;
 
-use sampan_api::selector::LabelSelector;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::conditions::Condition;
+use crate::admission::matching::Matcher;
 use crate::outbound::Target;
 
 /// Patience with a webhook that names none, and the bounds of what it may name (the API's own).
 const DEFAULT_TIMEOUT: i64 = 10;
 const TIMEOUTS: std::ops::RangeInclusive<i64> = 1..=30;
-
-/// Operations and resources that a webhook asks to see.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Rule {
-    pub(super) operations: Vec<String>,
-    pub(super) api_groups: Vec<String>,
-    pub(super) api_versions: Vec<String>,
-    pub(super) resources: Vec<String>,
-    pub(super) scope: Option<String>,
-}
 
 /// One entry of `webhooks`.
 pub(super) struct Webhook {
@@ -30,11 +18,7 @@ pub(super) struct Webhook {
     pub(super) mutating: bool,
     /// Where it is; otherwise why that cannot be told.
     pub(super) target: Result<Target, String>,
-    pub(super) rules: Vec<Rule>,
-    /// `matchPolicy: Equivalent`: other versions of the resource count too.
-    pub(super) equivalent: bool,
-    pub(super) namespaces: LabelSelector,
-    pub(super) objects: LabelSelector,
+    pub(super) matcher: Matcher,
     pub(super) conditions: Vec<Condition>,
     /// `failurePolicy: Fail`.
     pub(super) fails_closed: bool,
@@ -63,10 +47,7 @@ impl Webhook {
             name: entry["name"].as_str().unwrap_or_default().to_owned(),
             mutating,
             target: Target::from_client_config(&entry["clientConfig"]),
-            rules: list("rules").filter_map(|rule| Rule::deserialize(rule).ok()).collect(),
-            equivalent: entry["matchPolicy"] != "Exact",
-            namespaces: selector(&entry["namespaceSelector"]),
-            objects: selector(&entry["objectSelector"]),
+            matcher: Matcher::of_webhook(entry),
             conditions: list("matchConditions").map(Condition::read).collect(),
             fails_closed: entry["failurePolicy"] != "Ignore",
             timeout: Duration::from_secs(seconds.unsigned_abs()),
@@ -77,11 +58,6 @@ impl Webhook {
     }
 }
 
-/// A selector that is not given selects everything.
-fn selector(value: &Value) -> LabelSelector {
-    if value.is_null() { LabelSelector::default() } else { LabelSelector::from_object(Some(value)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,20 +66,17 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_api() {
         let plain = Webhook::read(&json!({"name": "x"}), true);
-        assert!(plain.fails_closed && plain.equivalent && !plain.reinvoked && !plain.dry_run_safe);
+        assert!(plain.fails_closed && !plain.reinvoked && !plain.dry_run_safe);
         assert_eq!(plain.timeout, Duration::from_secs(10));
-        assert!(plain.namespaces.is_empty() && plain.objects.is_empty() && plain.target.is_err());
+        assert!(plain.target.is_err());
         let full = json!({
-            "name": "x", "failurePolicy": "Ignore", "matchPolicy": "Exact", "timeoutSeconds": 99,
+            "name": "x", "failurePolicy": "Ignore", "timeoutSeconds": 99,
             "sideEffects": "NoneOnDryRun", "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v1beta1", "v1"],
             "clientConfig": {"service": {"name": "a", "namespace": "b"}},
-            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
         });
         let full = Webhook::read(&full, true);
-        assert!(
-            !full.fails_closed && !full.equivalent && full.reinvoked && full.dry_run_safe && full.speaks_v1
-        );
-        assert_eq!((full.timeout, full.rules.len()), (Duration::from_secs(30), 1));
+        assert!(!full.fails_closed && full.reinvoked && full.dry_run_safe && full.speaks_v1);
+        assert_eq!(full.timeout, Duration::from_secs(30));
         assert!(full.target.is_ok());
     }
 }

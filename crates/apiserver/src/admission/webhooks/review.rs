@@ -9,71 +9,22 @@ use sampan_api::decode::{self, Strictness};
 use sampan_api::patch::{PatchError, json_patch};
 use serde_json::{Value, json};
 
-use super::matching::Intercepted;
+use crate::admission::intercepted::{Intercepted, Seen};
 use crate::error::{ApiError, known_reason};
 use crate::outbound::Answer;
 
 /// Characters of one audit annotation that are kept.
 const MAX_ANNOTATION: usize = 4 * 1024;
 
-/// A document as another version of the same kind names it. Versions of a built-in kind, and of a custom one without a
-/// conversion webhook, differ in nothing else.
-pub(super) fn at_version(document: &Value, api_version: &str) -> Value {
-    let mut document = document.clone();
-    if document["apiVersion"].is_string() {
-        document["apiVersion"] = api_version.into();
-    }
-    document
-}
-
-/// The version of the document for a webhook that wants `version` of the resource. The document of a subresource (Scale,
-/// Binding) is what it is in every version of the resource.
-fn sent_version<'a>(intercepted: &'a Intercepted<'_>, version: &'a str) -> &'a str {
-    let (group, own_version, kind) = &intercepted.document;
-    let is_own = *group == intercepted.kind.group && *kind == intercepted.kind.kind;
-    if is_own { version } else { own_version }
-}
-
-/// A document as such a webhook sees it.
-pub(super) fn as_sent(intercepted: &Intercepted<'_>, version: &str, document: &Value) -> Value {
-    let (group, version) = (&intercepted.document.0, sent_version(intercepted, version));
-    at_version(document, &if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") })
-}
-
-/// The `AdmissionReview` for such a webhook.
-pub(super) fn request(
-    intercepted: &Intercepted<'_>,
-    version: &str,
-    uid: &str,
-    object: Option<&Value>,
-) -> Value {
-    let (group, own_version, kind) = &intercepted.document;
-    let row = intercepted.kind;
-    let named = |version: &str| json!({"group": group, "version": version, "kind": kind});
-    let resource = |version: &str| json!({"group": row.group, "version": version, "resource": row.plural});
-    let shown = |document: Option<&Value>| document.map(|d| as_sent(intercepted, version, d));
-    let mut request = json!({
-        "uid": uid,
-        "kind": named(sent_version(intercepted, version)),
-        "resource": resource(version),
-        "requestKind": named(own_version),
-        "requestResource": resource(&row.version),
-        "operation": intercepted.operation.as_str(),
-        "userInfo": intercepted.user.info(),
-        "object": shown(object),
-        "oldObject": shown(intercepted.old.as_ref()),
-        "dryRun": intercepted.dry_run,
-        "options": intercepted.options,
-    });
-    for (field, text) in [
-        ("subResource", intercepted.subresource),
-        ("requestSubResource", intercepted.subresource),
-        ("name", intercepted.name),
-        ("namespace", intercepted.namespace),
-    ] {
-        if !text.is_empty() {
-            request[field] = text.into();
-        }
+/// The `AdmissionReview` for a webhook that is shown these documents.
+pub(super) fn request(intercepted: &Intercepted<'_>, seen: &Seen<'_>, uid: &str) -> Value {
+    let mut request = intercepted.description(seen.kind);
+    request["uid"] = uid.into();
+    request["object"] = seen.object.as_deref().cloned().unwrap_or_default();
+    request["oldObject"] = seen.old.as_deref().cloned().unwrap_or_default();
+    if let Some(fields) = request.as_object_mut() {
+        let optional = ["subResource", "requestSubResource", "name", "namespace"];
+        fields.retain(|field, value| *value != "" || !optional.contains(&field.as_str()));
     }
     json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
 }
@@ -221,45 +172,54 @@ pub(super) fn apply(name: &str, document: Option<&Value>, patch: Value) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::super::matching::tests::request as intercepted;
+    use std::borrow::Cow;
+
     use super::*;
     use crate::admission::Operation;
+    use crate::admission::intercepted::tests::request as intercepted;
     use crate::auth::User;
     use sampan_api::registry::Registry;
 
     #[test]
     fn every_field_is_filled() {
         let registry = Registry::built_in();
-        let (deployments, user) =
-            (registry.find("apps", "v1", "deployments").expect("a kind"), User::known("bob", &["g"]));
-        let mut call = intercepted(deployments, &user, Operation::Update, "", "ns");
+        let find = |group: &str, version: &str, plural: &str| {
+            registry.find(group, version, plural).expect("a kind").clone()
+        };
+        let (scalers, user) =
+            (find("autoscaling", "v2", "horizontalpodautoscalers"), User::known("bob", &["g"]));
+        let older = find("autoscaling", "v1", "horizontalpodautoscalers");
+        let mut call = intercepted(&scalers, &user, Operation::Update, "", "ns");
         call.options = json!({"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"});
-        call.old = Some(json!({"apiVersion": "apps/v1", "a": 1}));
         call.dry_run = true;
-        let object = json!({"apiVersion": "apps/v1", "a": 2});
+        let (object, old) = (json!({"a": 2}), json!({"a": 1}));
+        let seen =
+            Seen { kind: &older, object: Some(Cow::Borrowed(&object)), old: Some(Cow::Borrowed(&old)) };
         let expected = json!({
             "kind": "AdmissionReview",
             "apiVersion": "admission.k8s.io/v1",
             "request": {
                 "uid": "u",
-                "kind": {"group": "apps", "version": "v2", "kind": "Deployment"},
-                "resource": {"group": "apps", "version": "v2", "resource": "deployments"},
-                "requestKind": {"group": "apps", "version": "v1", "kind": "Deployment"},
-                "requestResource": {"group": "apps", "version": "v1", "resource": "deployments"},
+                "kind": {"group": "autoscaling", "version": "v1", "kind": "HorizontalPodAutoscaler"},
+                "resource": {"group": "autoscaling", "version": "v1", "resource": "horizontalpodautoscalers"},
+                "requestKind": {"group": "autoscaling", "version": "v2", "kind": "HorizontalPodAutoscaler"},
+                "requestResource": {"group": "autoscaling", "version": "v2", "resource": "horizontalpodautoscalers"},
                 "name": "x",
                 "namespace": "ns",
                 "operation": "UPDATE",
                 "userInfo": {"username": "bob", "groups": ["g", "system:authenticated"]},
-                "object": {"apiVersion": "apps/v2", "a": 2},
-                "oldObject": {"apiVersion": "apps/v2", "a": 1},
+                "object": {"a": 2},
+                "oldObject": {"a": 1},
                 "dryRun": true,
                 "options": {"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"},
             },
         });
-        assert_eq!(request(&call, "v2", "u", Some(&object)), expected);
-        let mut scale = intercepted(deployments, &user, Operation::Update, "scale", "ns");
+        assert_eq!(request(&call, &seen, "u"), expected);
+        let deployments = find("apps", "v1", "deployments");
+        let mut scale = intercepted(&deployments, &user, Operation::Update, "scale", "ns");
         scale.document = ("autoscaling".to_owned(), "v1".to_owned(), "Scale".to_owned());
-        let sent = request(&scale, "v1", "u", Some(&json!({"apiVersion": "autoscaling/v1"})));
+        let seen = Seen { kind: &deployments, object: Some(Cow::Borrowed(&object)), old: None };
+        let sent = request(&scale, &seen, "u");
         assert_eq!(
             sent["request"]["kind"],
             json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})
