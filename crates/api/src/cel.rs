@@ -191,6 +191,12 @@ impl Expression {
         matches!(self.result, Type::Bool | Type::Dyn)
     }
 
+    /// Whether the result is nothing but a part of one of these variables, whose types nobody knows: upstream takes no such
+    /// part for a bool.
+    pub fn is_part_of(&self, variables: &[&str]) -> bool {
+        check::is_part_of(&self.tree, variables)
+    }
+
     /// Whether the result may be a text, as far as it is known.
     pub fn may_be_text(&self) -> bool {
         matches!(self.result, Type::Text | Type::Dyn)

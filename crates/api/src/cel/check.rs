@@ -215,6 +215,19 @@ pub(super) fn selects(tree: &IdedExpr, variable: &str, field: &str) -> bool {
     })
 }
 
+/// Whether a tree is one of the variables, or a field or element somewhere in it.
+pub(super) fn is_part_of(tree: &IdedExpr, variables: &[&str]) -> bool {
+    match &tree.expr {
+        Expr::Ident(name) => variables.contains(&name.as_str()),
+        Expr::Select(select) => !select.test && is_part_of(&select.operand, variables),
+        Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::INDEX, [operand, _]) => is_part_of(operand, variables),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 fn is_name(tree: &IdedExpr, variable: &str) -> bool {
     matches!(&tree.expr, Expr::Ident(name) if name == variable)
 }

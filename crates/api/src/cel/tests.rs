@@ -462,3 +462,21 @@ fn selections_are_found() {
         assert_eq!(compile(text).selects("self", "email"), expected, "{text}");
     }
 }
+
+#[test]
+fn parts_of_variables_are_told() {
+    let rows = [
+        ("self", true),
+        ("self.a.b", true),
+        ("self['a'][0].b", true),
+        ("has(self.a)", false),
+        ("self.a == 1", false),
+        ("self.?a", false),
+        ("oldSelf.a", false),
+        ("self.a.exists(x, x)", false),
+        ("(true ? self.a : self.b)", false),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(compile(text).is_part_of(&["self"]), expected, "{text}");
+    }
+}

@@ -214,6 +214,18 @@ mod tests {
             ),
             (json!({"validations": [{"expression": "'text'"}]}), "spec.validations[0].expression"),
             (
+                json!({"validations": [{"expression": "object.spec.paused"}]}),
+                "spec.validations[0].expression",
+            ),
+            (json!({"validations": [{"expression": "request.dryRun"}]}), ""),
+            (
+                json!({
+                    "variables": [{"name": "a", "expression": "object.spec.replicas > 1"}],
+                    "validations": [{"expression": "variables.a"}],
+                }),
+                "",
+            ),
+            (
                 json!({"validations": [{"expression": "true", "messageExpression": "1"}]}),
                 "spec.validations[0].messageExpression",
             ),

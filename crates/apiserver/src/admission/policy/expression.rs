@@ -10,6 +10,9 @@ use super::rewrite::{identifier, rewrite};
 /// What every expression of a policy may name.
 const VARIABLES: &[&str] = &["object", "oldObject", "request", "params", "namespaceObject"];
 
+/// Those whose fields have no types: no field of them is known to be a bool, as upstream.
+const UNTYPED: &[&str] = &["object", "oldObject", "params"];
+
 /// An expression as it was written and as it is evaluated.
 #[derive(Debug)]
 pub(in crate::admission) struct Program {
@@ -27,7 +30,11 @@ impl Program {
     /// The same for something that must hold.
     pub(in crate::admission) fn compile_condition(text: &str, variables: &[String]) -> Result<Self, String> {
         let program = Self::compile(text, variables)?;
-        if program.expression.may_be_bool() { Ok(program) } else { Err("must evaluate to bool".to_owned()) }
+        let expression = &program.expression;
+        if !expression.may_be_bool() || expression.is_part_of(UNTYPED) {
+            return Err("must evaluate to bool".to_owned());
+        }
+        Ok(program)
     }
 
     /// The same for a message, which may not ask who may what.

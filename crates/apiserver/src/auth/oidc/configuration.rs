@@ -523,6 +523,7 @@ mod tests {
                 "claimValidationRules[0].expression: Invalid value: \"claims.\": compilation failed",
             ),
             (parse("{expression: '1 + 1'}", name, ""), "must evaluate to bool"),
+            (parse("{expression: claims.email_verified}", name, ""), "must evaluate to bool"),
             (parse("{expression: 'user.username == 1'}", name, ""), "undeclared reference to 'user'"),
             (
                 parse("", "username: {}", ""),

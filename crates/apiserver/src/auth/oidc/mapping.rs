@@ -59,7 +59,7 @@ impl Rule {
     }
 
     fn new(expression: Expression, message: &str) -> Result<Self, String> {
-        if !expression.may_be_bool() {
+        if !expression.may_be_bool() || expression.is_part_of(&["claims"]) {
             return Err("must evaluate to bool".to_owned());
         }
         Ok(Self { expression, message: message.to_owned() })
