@@ -165,7 +165,26 @@ rules:
   - {group: coordination.k8s.io, resources: [leases]}
   - {group: "", resources: [nodes, nodes/status, pods/status]}
 - level: None
-  users: ["system:sampan", "system:kube-scheduler", "system:kube-controller-manager", "system:apiserver"]
+  users:
+  - "system:apiserver"
+  - "system:kube-controller-manager"
+  - "system:kube-scheduler"
+  - "system:sampan"
+  - "system:serviceaccount:kube-system:clusterrole-aggregation-controller"
+  - "system:serviceaccount:kube-system:deployment-controller"
+  - "system:serviceaccount:kube-system:endpointslice-controller"
+  - "system:serviceaccount:kube-system:generic-garbage-collector"
+  - "system:serviceaccount:kube-system:namespace-controller"
+  - "system:serviceaccount:kube-system:node-controller"
+  - "system:serviceaccount:kube-system:pod-garbage-collector"
+  - "system:serviceaccount:kube-system:pv-protection-controller"
+  - "system:serviceaccount:kube-system:pvc-protection-controller"
+  - "system:serviceaccount:kube-system:replicaset-controller"
+  - "system:serviceaccount:kube-system:resourcequota-controller"
+  - "system:serviceaccount:kube-system:root-ca-cert-publisher"
+  - "system:serviceaccount:kube-system:service-account-controller"
+  - "system:serviceaccount:kube-system:token-cleaner"
+  - "system:serviceaccount:kube-system:volumeattributesclass-protection-controller"
   verbs: [get, list, watch]
 - level: Metadata
   resources:

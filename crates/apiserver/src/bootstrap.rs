@@ -1,7 +1,8 @@
 //! What every cluster has from its first moment: namespaces, roles, the API's own service, priority classes.
 //!
-//! What flow control needs is kept by [`crate::flow::upkeep`]. Runs at every start. What exists is left as its owner changed it, except the endpoint of the API itself, which is
-//! where this server says it is, and roles and bindings that have lost something of what they need.
+//! Runs at every start. What exists is left as its owner changed it, except the endpoint of the API itself, which is
+//! where this server says it is, and roles and bindings that have lost something of what they need. What flow control
+//! needs is kept by [`crate::flow::upkeep`].
 
 mod policy;
 
@@ -19,7 +20,7 @@ use crate::server::{ApiServer, StartError};
 use crate::view::View;
 use crate::write::{Change, WriteCall};
 pub(crate) use policy::AUTHENTICATION;
-use policy::{AUTO_UPDATE, GROUP, NODE, ROLES};
+use policy::{AUTO_UPDATE, GROUP, MANAGER, NODE, ROLES};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>, service_address: Ipv4Addr) -> R
     for name in NAMESPACES {
         create(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
+    narrow_manager(server).await?;
     for role in ROLES {
         let (roles, bindings) = role.resources();
         have(server, roles, role.namespace, &role.role(), missing_of_role).await?;
@@ -155,6 +157,29 @@ async fn unbind_nodes(server: &Arc<ApiServer>) -> Result<(), StartError> {
     change(server, &kind, "", NODE, patch).await
 }
 
+/// Older releases let all loops act as one user who might do everything. That rule, just as they wrote it, goes from the role;
+/// whoever wants it keeps it by the mark that the role is theirs.
+async fn narrow_manager(server: &Arc<ApiServer>) -> Result<(), StartError> {
+    let kind = kind(server, GROUP, "clusterroles")?;
+    let Some(item) = server.cache.resource(kind.resource()).get(&kind.store_key("", MANAGER)) else {
+        return Ok(());
+    };
+    let present: Value = serde_json::from_slice(&item.bytes).unwrap_or_default();
+    match without_everything(&present) {
+        Some(rules) => change(server, &kind, "", MANAGER, json!({ "rules": rules })).await,
+        None => Ok(()),
+    }
+}
+
+/// The rules of a role of ours without the one that allows everything, if it has that.
+fn without_everything(role: &Value) -> Option<Vec<Value>> {
+    let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
+    let rules =
+        role["rules"].as_array().filter(|_| role["metadata"]["annotations"][AUTO_UPDATE] != "false")?;
+    let left: Vec<Value> = rules.iter().filter(|rule| **rule != everything).cloned().collect();
+    (left.len() < rules.len()).then_some(left)
+}
+
 async fn change(
     server: &Arc<ApiServer>,
     kind: &Arc<Kind>,
@@ -236,6 +261,21 @@ pub(crate) async fn create(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_could_do_everything_no_longer_can() {
+        let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
+        let own = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]});
+        let role = |mark: &str, rules: &[&Value]| json!({"metadata": {"annotations": {AUTO_UPDATE: mark}}, "rules": rules});
+        for (role, expected) in [
+            (role("true", &[&everything, &own]), Some(vec![own.clone()])),
+            (role("true", &[&own]), None),
+            (role("false", &[&everything, &own]), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(without_everything(&role), expected, "{role}");
+        }
+    }
 
     #[test]
     fn what_is_brought_back() {

@@ -1,8 +1,10 @@
 //! The watch cache: every object's bytes in memory by resource, and the latest events for those who watch.
 //!
 //! One task follows the store and is the only writer. Readers take a resource's lock for as long as it takes to clone
-//! some reference counts. A watcher holds nothing but a revision: its cursor into the resource's ring of events. A
-//! watcher that falls behind the ring is told so (410 Gone) and lists again, so that slow clients cost no memory.
+//! some reference counts. A watcher holds a revision, its cursor into the resource's ring of events, and at most one
+//! piece of joined lines that its connection has not taken yet ([`joined::MAX`]). A watcher that falls behind the ring is
+//! told so (410 Gone) and lists again, so that slow clients cost no memory beyond that. Watchers hear of a change at
+//! once, unless there are hundreds of them ([`pace`]).
 //!
 //! Objects are never parsed for reading. Labels and selectable fields are taken out of the bytes when the first selector
 //! asks for them and kept beside the bytes.
@@ -77,6 +79,10 @@ impl Item {
 
     /// The value at a JSON pointer as a field selector sees it.
     pub(crate) fn field(&self, pointer: &str) -> String {
+        // Most selectors of fields name an object, and the key tells that: nothing has to be read and kept for them.
+        if let Some(part) = named_by_key(&self.key, pointer) {
+            return part.to_owned();
+        }
         if pointer.matches('/').count() > KEPT_DEPTH {
             // Selectable fields of custom resources may lie deeper than what is kept.
             let document: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
@@ -88,6 +94,17 @@ impl Item {
     /// The object as a reader of some version sees it.
     pub(crate) fn stored(&self) -> StoredObject<'_> {
         StoredObject { bytes: &self.bytes, revision: self.revision }
+    }
+}
+
+/// Name or namespace of the object at a key: `/RESOURCE/NAMESPACE/NAME`, or `/RESOURCE/NAME`.
+fn named_by_key<'a>(key: &'a str, pointer: &str) -> Option<&'a str> {
+    let (_, rest) = key.strip_prefix('/')?.split_once('/')?;
+    let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+    match pointer {
+        "/metadata/name" => Some(name),
+        "/metadata/namespace" => Some(namespace),
+        _ => None,
     }
 }
 
@@ -261,6 +278,11 @@ impl ResourceCache {
         Ok((state.events.range(start..).cloned().collect(), state.revision.max(cursor)))
     }
 
+    /// How many follow the resource.
+    pub(crate) fn watchers(&self) -> usize {
+        self.changed.receiver_count()
+    }
+
     /// The lines somebody else with the same wish has just got. They may end before the newest event.
     pub(crate) fn joined_lines(&self, wish: Wish<'_>) -> Option<Lines> {
         self.joined.get(wish)
@@ -277,7 +299,7 @@ impl ResourceCache {
 
     /// Wakes the watchers, or has them woken when they have rested from the last time.
     fn announce(self: &Arc<Self>, revision: u64) {
-        let turn = self.pace().changed(Instant::now(), self.changed.receiver_count());
+        let turn = self.pace().changed(Instant::now(), self.watchers());
         match turn {
             Turn::Now => drop(self.changed.send_replace(revision)),
             Turn::At(end) => {
@@ -464,6 +486,15 @@ mod tests {
         let last: Value = serde_json::from_slice(&events[2].item.bytes).expect("JSON");
         assert_eq!(last["metadata"]["resourceVersion"], "3");
         assert_eq!(events[0].item.field("/spec/nodeName"), "n");
+        for (key, pointer, expected) in [
+            ("/pods/d/a", "/metadata/name", Some("a")),
+            ("/pods/d/a", "/metadata/namespace", Some("d")),
+            ("/nodes/a", "/metadata/name", Some("a")),
+            ("/nodes/a", "/metadata/namespace", Some("")),
+            ("/pods/d/a", "/spec/nodeName", None),
+        ] {
+            assert_eq!(named_by_key(key, pointer), expected, "{key} {pointer}");
+        }
         assert_eq!(events[0].item.labels()["x"], "y");
         assert!(cache.get("/pods/d/a").is_none());
     }

@@ -357,9 +357,9 @@ fn watch_timeout(query: &Query) -> Duration {
 }
 
 /// What a watcher has yet to send. Frames are made when the connection takes them, so that a slow client and a long
-/// initial list hold references and no copies.
+/// initial list hold references; the one copy is a piece of lines that many share.
 enum Pending {
-    /// A finished line.
+    /// Finished lines.
     Line(Bytes),
     /// An object of the first list, or one that enters or leaves the selection.
     Object(&'static str, Arc<Item>),
@@ -549,11 +549,8 @@ impl Watcher {
     /// What others with the same wish may have got before; nobody else watches just this object.
     fn wish(&self) -> Option<Wish<'_>> {
         let protobuf = self.projection.encoding == Encoding::Protobuf;
-        (self.is_plain() && !self.exact_key).then_some(Wish {
-            cursor: self.cursor,
-            prefix: &self.prefix,
-            protobuf,
-        })
+        let shared = self.is_plain() && !self.exact_key && self.resource.watchers() >= joined::CROWD;
+        shared.then_some(Wish { cursor: self.cursor, prefix: &self.prefix, protobuf })
     }
 
     /// The lines of events in one piece, if they are few enough, and kept for others.

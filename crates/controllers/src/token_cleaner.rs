@@ -41,16 +41,17 @@ enum Plan {
     Delete,
 }
 
-/// A time that nobody can read is kept: it opens no door either, and its maker may want to see it.
+/// A time that nobody can read is over, as upstream has it: such a token opens no door.
 fn plan(token: &Secret, now: Timestamp) -> Plan {
     let ours = token.metadata.namespace.as_deref() == Some(NAMESPACE)
         && token.type_.as_deref() == Some(SECRET_TYPE)
         && token.metadata.deletion_timestamp.is_none();
-    let expiration = token.data.as_ref().and_then(|data| data.get(EXPIRATION)).filter(|_| ours);
-    let end = expiration.and_then(|text| std::str::from_utf8(&text.0).ok()?.parse::<Timestamp>().ok());
-    match end {
-        None => Plan::Keep,
-        Some(end) if end <= now => Plan::Delete,
+    let Some(text) = token.data.as_ref().and_then(|data| data.get(EXPIRATION)).filter(|_| ours) else {
+        return Plan::Keep;
+    };
+    let end = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse::<Timestamp>().ok());
+    match end.filter(|end| *end > now) {
+        None => Plan::Delete,
         Some(end) => Plan::LookAgain(end.duration_since(now).unsigned_abs()),
     }
 }
@@ -112,7 +113,7 @@ mod tests {
                 Plan::LookAgain(Duration::from_secs(60)),
             ),
             ("for ever", NAMESPACE, SECRET_TYPE, None, Plan::Keep),
-            ("no time", NAMESPACE, SECRET_TYPE, Some("soon"), Plan::Keep),
+            ("no time", NAMESPACE, SECRET_TYPE, Some("soon"), Plan::Delete),
             ("of another namespace", "default", SECRET_TYPE, Some("2025-01-01T00:00:00Z"), Plan::Keep),
             ("of another type", NAMESPACE, "Opaque", Some("2025-01-01T00:00:00Z"), Plan::Keep),
         ];

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod descriptor;
 pub mod exec;
 pub mod link;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod seccomp;

@@ -43,21 +43,29 @@ impl Deciding {
 
     /// Waits for its turn.
     pub(crate) async fn begin() -> Result<Self, Failure> {
-        let address = SocketAddr::from_abstract_name(Self::NAME)?;
+        Self::begin_as(Self::NAME).await
+    }
+
+    async fn begin_as(name: &str) -> Result<Self, Failure> {
+        let address = SocketAddr::from_abstract_name(name)?;
         let taken = async {
             loop {
                 match UnixListener::bind_addr(&address) {
-                    Ok(name) => return Some(name),
-                    Err(e) if e.kind() != std::io::ErrorKind::AddrInUse => return None,
-                    Err(_) => tokio::time::sleep(Self::LOOK_AGAIN).await,
+                    Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                        tokio::time::sleep(Self::LOOK_AGAIN).await;
+                    }
+                    result => return result,
                 }
             }
         };
-        let name = tokio::time::timeout(Self::PATIENCE, taken).await.ok().flatten();
-        if name.is_none() {
-            tracing::warn!("somebody else has been deciding ranges for long; going on");
+        let taken = match tokio::time::timeout(Self::PATIENCE, taken).await {
+            Ok(result) => result.map_err(|e| e.to_string()),
+            Err(_) => Err("somebody else has been deciding for long".to_owned()),
+        };
+        if let Err(why) = &taken {
+            tracing::warn!(why, "ranges of addresses are decided without a lock");
         }
-        Ok(Self { _name: name })
+        Ok(Self { _name: taken.ok() })
     }
 }
 
@@ -168,9 +176,10 @@ mod tests {
 
     #[tokio::test]
     async fn one_decides_after_the_other() {
-        let first = Deciding::begin().await.expect("a turn");
+        let name = format!("sampan/test-{}", std::process::id());
+        let first = Deciding::begin_as(&name).await.expect("a turn");
         assert!(first._name.is_some());
-        let mut second = std::pin::pin!(Deciding::begin());
+        let mut second = std::pin::pin!(Deciding::begin_as(&name));
         let early = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
         assert!(early.is_err(), "the second waits");
         drop(first);

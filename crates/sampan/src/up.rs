@@ -177,6 +177,7 @@ impl Platform {
         let proxies = args.access.front_proxy_authorities()?;
         serve(&mut tasks, &server, &pki, &proxies, &cluster, listener, (gateway, node_address)).await?;
         tasks.spawn(sampan_apiserver::serve_certificates(server.clone(), pki.clone()));
+        tasks.spawn(sampan_apiserver::compact_regularly(server.clone(), sampan_kernel::memory::give_back));
         tasks.spawn(async move {
             if let Err(error) = store.renew().await {
                 tracing::error!(%error, "secrets cannot be sealed with the newest key");

@@ -465,7 +465,7 @@ pub(super) static ROLES: &[Role] = &[
     },
     Role {
         // What the process of the loops does itself; each loop has a role of its own below.
-        name: "system:kube-controller-manager",
+        name: MANAGER,
         rules: &[
             rule(READ, ALL, ALL),
             rule(&["create"], CORE, &["serviceaccounts", "serviceaccounts/token"]),
@@ -475,7 +475,7 @@ pub(super) static ROLES: &[Role] = &[
             rule(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
             WRITES_EVENTS,
         ],
-        subjects: &[("User", "system:kube-controller-manager")],
+        subjects: &[("User", MANAGER)],
         ..NOTHING
     },
     // A loop acts as the service account after which its role is named.
@@ -662,6 +662,8 @@ pub(super) static ROLES: &[Role] = &[
 
 /// Where extension servers look for the authorities they are to believe.
 pub(crate) const AUTHENTICATION: &str = "extension-apiserver-authentication";
+/// The process of the loops, and its role.
+pub(super) const MANAGER: &str = "system:kube-controller-manager";
 /// The role of nodes.
 pub(super) const NODE: &str = "system:node";
 /// Machines that come with a token this program has made for new nodes.

@@ -10,6 +10,9 @@ use bytes::Bytes;
 /// Lines of up to this many bytes are joined; a slow client may hold as much. More are sent line by line.
 pub(crate) const MAX: usize = 64 << 10;
 
+/// With fewer watchers of a resource each makes its own lines.
+pub(crate) const CROWD: usize = 16;
+
 /// What a watcher wants: all that happens from a place on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Wish<'a> {

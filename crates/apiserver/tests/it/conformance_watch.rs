@@ -154,12 +154,16 @@ async fn a_crowd_misses_nothing() {
                 world.patch(&path, MERGE, &patch).await.expect(200);
             }
         }
+        // The next after all others: nothing came twice.
+        for path in [format!("{MAPS}/a"), format!("{other}/b")] {
+            world.patch(&path, MERGE, &json!({"data": {"n": "end"}})).await.expect(200);
+        }
     };
     let reads = async {
         // Others than ours may lie in the namespaces as well.
         for (names, watching) in &mut crowd {
             let mut seen = Vec::new();
-            while seen.len() < names.len() * WRITES as usize {
+            while seen.len() < names.len() * (WRITES as usize + 1) {
                 let event = watching.next().await;
                 let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 if ["a", "b"].contains(&name.as_str()) {
@@ -167,7 +171,9 @@ async fn a_crowd_misses_nothing() {
                 }
             }
             let expected: Vec<(String, String)> = (1..=WRITES)
-                .flat_map(|n| names.iter().map(move |name| ((*name).to_owned(), n.to_string())))
+                .map(|n| n.to_string())
+                .chain(["end".to_owned()])
+                .flat_map(|n| names.iter().map(move |name| ((*name).to_owned(), n.clone())))
                 .collect();
             assert_eq!(seen, expected);
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use super::model::{PodModel, Role};
 use super::observed::{Health, Run, run_from_status};
@@ -15,17 +15,17 @@ pub(super) fn revision(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Whether volumes of the pod show its labels or annotations.
-pub(super) fn shows_metadata(pod: &Pod) -> bool {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.into_iter().any(|volume| {
-        volume.downward_api.is_some()
-            || volume
-                .projected
-                .iter()
-                .flat_map(|projected| projected.sources.iter().flatten())
-                .any(|source| source.downward_api.is_some())
-    })
+/// Whether volumes of the pod show something that is different in its newer form: labels and annotations are all of a pod's
+/// metadata that changes and can be shown. The namespace that every pod finds beside its token does not.
+pub(super) fn shows_difference(old: &Pod, new: &Pod) -> bool {
+    let same =
+        old.metadata.labels == new.metadata.labels && old.metadata.annotations == new.metadata.annotations;
+    let volumes = new.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let shows = |volume: &Volume| {
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        volume.downward_api.is_some() || projected.into_iter().any(|source| source.downward_api.is_some())
+    };
+    !same && volumes.into_iter().any(shows)
 }
 
 /// The last runs according to the status, by container.

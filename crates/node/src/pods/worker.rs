@@ -16,7 +16,7 @@ use super::model::PodModel;
 use super::observed::{Failure, Kill, Observed, Op, Run, Sandbox, Step, Teardown};
 use super::operations::{self, Done, Operations};
 use super::plan::{self, Action, PULL_ERROR_SHOWN, next_delay, plan};
-use super::pod_record::{adopted_health, remembered_runs, revision, shows_metadata};
+use super::pod_record::{adopted_health, remembered_runs, revision, shows_difference};
 use super::probing::{ProbeReport, Probing};
 use super::start_trace::StartTrace;
 use super::status::{StatusInput, status};
@@ -207,7 +207,7 @@ impl Worker {
         if revision(&pod) < revision(&self.model.pod) {
             return;
         }
-        if shows_metadata(&pod) && pod.metadata != self.model.pod.metadata {
+        if shows_difference(&self.model.pod, &pod) {
             self.observed.volumes_stale = true;
         }
         self.model = Arc::new(PodModel::new(pod));
