@@ -141,9 +141,12 @@ pub(crate) struct CachedEvent {
     pub(crate) item: Arc<Item>,
     pub(crate) previous: Option<Arc<Item>>,
     pub(crate) deleted: bool,
-    frame: OnceLock<Bytes>,
-    wire_frame: OnceLock<Bytes>,
+    frame: Mutex<Option<Bytes>>,
+    wire_frame: Mutex<Option<Bytes>>,
 }
+
+/// Frames are kept with this many of the newest events; a watcher that is further behind has its own made.
+const KEPT_FRAMES: usize = 256;
 
 impl CachedEvent {
     /// Type of the event for a watcher without selectors.
@@ -157,13 +160,23 @@ impl CachedEvent {
 
     /// The line a watcher without selectors gets, made once for all of them.
     pub(crate) fn plain_frame(&self) -> Bytes {
-        self.frame.get_or_init(|| frame(self.plain_type(), &self.item.bytes)).clone()
+        made_once(&self.frame, || frame(self.plain_type(), &self.item.bytes))
     }
 
     /// The same in protobuf, made by the first watcher that wants it.
     pub(crate) fn plain_wire_frame(&self, make: impl FnOnce(&str, &[u8]) -> Bytes) -> Bytes {
-        self.wire_frame.get_or_init(|| make(self.plain_type(), &self.item.bytes)).clone()
+        made_once(&self.wire_frame, || make(self.plain_type(), &self.item.bytes))
     }
+
+    fn forget_frames(&self) {
+        for frame in [&self.frame, &self.wire_frame] {
+            *frame.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+fn made_once(frame: &Mutex<Option<Bytes>>, make: impl FnOnce() -> Bytes) -> Bytes {
+    frame.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(make).clone()
 }
 
 /// One line of a watch stream.
@@ -202,6 +215,9 @@ impl State {
         self.revision = event.revision;
         self.event_bytes += event.item.bytes.len();
         self.events.push_back(Arc::new(event));
+        if let Some(old) = self.events.len().checked_sub(KEPT_FRAMES + 1) {
+            self.events[old].forget_frames();
+        }
         while self.events.len() > RING_EVENTS || self.event_bytes > RING_BYTES {
             let Some(oldest) = self.events.pop_front() else { break };
             self.event_bytes -= oldest.item.bytes.len();
@@ -350,8 +366,8 @@ impl State {
             item,
             previous,
             deleted: event.deleted,
-            frame: OnceLock::new(),
-            wire_frame: OnceLock::new(),
+            frame: Mutex::default(),
+            wire_frame: Mutex::default(),
         });
     }
 }

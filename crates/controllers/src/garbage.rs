@@ -326,8 +326,7 @@ fn trim(object: &mut Meta) {
         name: meta.name,
         namespace: meta.namespace,
         uid: meta.uid,
-        // Owners are taken away only from the version that was looked at; nothing else here needs it.
-        resource_version: meta.resource_version.filter(|_| meta.owner_references.is_some()),
+        resource_version: meta.resource_version,
         owner_references: meta.owner_references,
         finalizers: meta.finalizers,
         deletion_timestamp: meta.deletion_timestamp,

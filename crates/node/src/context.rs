@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use sampan_client::{Informer, Informers};
 use sampan_image::ImageStore;
@@ -27,10 +28,10 @@ pub(crate) struct Context {
     pub(crate) client: kube::Client,
     /// The pods bound to this node.
     pub(crate) pods: Informer<Pod>,
-    /// All config maps. One watch in one process; a remote node that may see only its own pods' needs another source.
-    pub(crate) config_maps: Informer<ConfigMap>,
-    /// All secrets; see `config_maps`.
-    pub(crate) secrets: Informer<Secret>,
+    /// Versions of all config maps. One watch in one process; a remote node that may see only its own pods' needs another source.
+    pub(crate) config_maps: Informer<PartialObjectMeta<ConfigMap>>,
+    /// Versions of all secrets; see `config_maps`.
+    pub(crate) secrets: Informer<PartialObjectMeta<Secret>>,
     /// All services, for environment variables and the service table.
     pub(crate) services: Informer<Service>,
     /// All endpoint slices.
@@ -66,8 +67,8 @@ impl Context {
         let own_pods = watcher::Config::default().fields(&format!("spec.nodeName={}", config.name));
         Ok(Self {
             pods: informers.of_with::<Pod>(own_pods),
-            config_maps: informers.of::<ConfigMap>(),
-            secrets: informers.of::<Secret>(),
+            config_maps: informers.versions_of::<ConfigMap>(),
+            secrets: informers.versions_of::<Secret>(),
             services: informers.of::<Service>(),
             endpoint_slices: informers.of::<EndpointSlice>(),
             images: Images::new(images, config.plain_http_registries.clone()),

@@ -108,9 +108,6 @@ async fn read_config_map(
     namespace: &str,
     name: &str,
 ) -> Result<Option<Content>, NodeError> {
-    if let Some(config_map) = context.config_maps.get(namespace, name) {
-        return Ok(Some(config_map_content(&config_map)));
-    }
     let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
     match api.get(name).await {
         Ok(config_map) => Ok(Some(config_map_content(&config_map))),
@@ -120,9 +117,6 @@ async fn read_config_map(
 }
 
 async fn read_secret(context: &Context, namespace: &str, name: &str) -> Result<Option<Content>, NodeError> {
-    if let Some(secret) = context.secrets.get(namespace, name) {
-        return Ok(Some(secret_content(&secret)));
-    }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     match api.get(name).await {
         Ok(secret) => Ok(Some(secret_content(&secret))),
