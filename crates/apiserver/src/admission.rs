@@ -14,6 +14,7 @@ mod certificates;
 mod ingress_class;
 mod intercept;
 mod intercepted;
+mod latest;
 mod limit_range;
 mod matching;
 mod namespace;

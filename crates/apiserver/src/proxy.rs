@@ -114,7 +114,7 @@ impl ApiServer {
         object: &Value,
         connect: &Connect,
     ) -> Result<ApiResponse, ApiError> {
-        let target = format!("/{}{}", connect.rest, connect.query);
+        let target = connect.target();
         let connector = self.nodes.get().ok_or_else(|| ApiError::unavailable("no node is connected yet"))?;
         let unreachable =
             |e: std::io::Error| ApiError::unavailable(format!("error trying to reach {}: {e}", path.name));

@@ -106,7 +106,7 @@ pub(crate) struct ResourcePath {
     pub(crate) name: String,
     /// Empty for the object itself.
     pub(crate) subresource: String,
-    /// What follows a `proxy` subresource.
+    /// What follows a `proxy` subresource, decoded, with the slash at its end if there is one.
     pub(crate) rest: String,
     /// The old `/watch/` prefix was used.
     pub(crate) watch_prefix: bool,
@@ -133,7 +133,12 @@ impl RequestInfo {
         let query = Query::parse(uri.query());
         let segments: Vec<String> =
             path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false).into_owned()).collect();
-        let resource = resource_path(&segments);
+        let mut resource = resource_path(&segments);
+        if let Some(resource) = resource.as_mut().filter(|resource| !resource.rest.is_empty())
+            && path.ends_with('/')
+        {
+            resource.rest.push('/');
+        }
         let verb = match &resource {
             Some(resource) => resource_verb(method, resource, &query),
             None => plain_verb(method),

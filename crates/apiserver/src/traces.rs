@@ -43,8 +43,8 @@ use exporter::Exporter;
 use layer::SpanLayer;
 use settings::Settings;
 
-/// Target of spans that are told.
-pub const TARGET: &str = "sampan::trace";
+/// Target of spans that are told. It begins no module's name: the log's filter takes targets for prefixes.
+pub const TARGET: &str = "sampan_trace";
 
 /// May say which trace a request belongs to, beside administrators.
 const MONITORING: &str = "system:monitoring";

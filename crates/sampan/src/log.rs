@@ -291,6 +291,11 @@ mod tests {
             let text = written(Format::Text, filter, work);
             assert!(text.contains("inside") && !text.contains("a part"), "{filter}: {text}");
         }
+        // Modules whose names begin alike are heard.
+        let text = written(Format::Text, "info", || tracing::info!(target: "sampan::traces", "a line"));
+        assert!(text.contains("a line"), "{text}");
+        let modules = ["sampan::", "sampan_apiserver::", "sampan_node::", "sampan_runtime::"];
+        assert!(modules.iter().all(|module| !module.starts_with(TRACE_TARGET)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use regex::Regex;
 
 use super::authorizer::{self, Authorizer};
 use super::library::{self, Call, explain, no_overload};
-use super::lists::{self, ListKind, Lists};
+use super::lists::{Comparison, Lists, TooMany};
 use super::values::{TypeValue, as_optional, deep_size, optional, text};
 use super::{Budget, CelValue, EvalError};
 
@@ -301,38 +301,27 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn kind(&self, list: &Arc<Vec<Value>>) -> Option<&ListKind> {
-        self.lists.kind(list).or_else(|| self.made.kind(list))
-    }
-
     /// Operators that see sets and maps in lists; nothing where they mean what they mean elsewhere.
     fn unordered(&mut self, operator: &str, left: &Value, right: &Value) -> Result<Option<Value>, EvalError> {
         if !matches!(operator, operators::EQUALS | operators::NOT_EQUALS | operators::ADD) {
             return Ok(None);
         }
-        let kind = match left {
-            Value::List(list) => self.kind(list).cloned(),
-            _ => None,
-        };
-        let is_large = |value: &Value| matches!(value, Value::List(_) | Value::Map(_));
-        if is_large(left) && is_large(right) {
-            // Names of elements are hashed on both sides, however small the other one is.
-            let limit = self.meter.left().saturating_mul(10);
-            self.meter.pay((deep_size(left, limit).saturating_add(deep_size(right, limit))).div_ceil(10))?;
+        let (lists, made) = (self.lists, &self.made);
+        let kind_of = |list: &Arc<Vec<Value>>| lists.kind(list).or_else(|| made.kind(list)).cloned();
+        // Ten steps are a unit, as ten bytes are.
+        let mut comparison = Comparison::new(&kind_of, self.meter.left().saturating_mul(10));
+        if operator == operators::ADD {
+            let (Value::List(a), Value::List(b)) = (left, right) else { return Ok(None) };
+            let Some(kind) = kind_of(a) else { return Ok(None) };
+            let sum = comparison.union(a, b, &kind);
+            self.meter.pay(comparison.taken().div_ceil(10))?;
+            let sum = sum.map_err(|TooMany| EvalError::Cost)?;
+            return Ok(Some(self.made.make(sum, kind)));
         }
-        if let (Some(kind), Value::List(a), Value::List(b)) = (&kind, left, right) {
-            self.meter.pay(lists::extra_cost(kind, a, b))?;
-        }
-        match (operator, left, right, kind) {
-            (operators::EQUALS | operators::NOT_EQUALS, left, right, _) => {
-                let equal = lists::equal(left, right, &|list| self.kind(list).cloned());
-                Ok(Some(Value::Bool(equal == (operator == operators::EQUALS))))
-            }
-            (operators::ADD, Value::List(a), Value::List(b), Some(kind)) => {
-                Ok(Some(self.made.make(lists::union(a, b, &kind), kind)))
-            }
-            _ => Ok(None),
-        }
+        let equal = comparison.equal(left, right);
+        self.meter.pay(comparison.taken().div_ceil(10))?;
+        let equal = equal.map_err(|TooMany| EvalError::Cost)?;
+        Ok(Some(Value::Bool(equal == (operator == operators::EQUALS))))
     }
 
     fn function(&mut self, call: &'a CallExpr) -> Answer {

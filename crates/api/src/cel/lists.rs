@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kube_cel::cel::Value;
-use kube_cel::cel::objects::KeyRef;
+use kube_cel::cel::objects::{Key, KeyRef};
+
+use super::values::deep_size;
 
 /// What a list stands for.
 #[derive(Clone, Debug)]
@@ -64,6 +66,18 @@ enum Name {
     Many(Vec<Name>),
 }
 
+impl Name {
+    /// Bytes that are hashed, about.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Many(names) => names.iter().map(|name| 1 + name.size()).sum(),
+            _ => 1,
+        }
+    }
+}
+
 /// Nothing for values that are no names (objects, times): those are compared one by one.
 fn name_of(value: &Value, kind: &ListKind) -> Option<Name> {
     match (kind, value) {
@@ -88,75 +102,154 @@ fn scalar(value: &Value) -> Option<Name> {
     })
 }
 
-/// Elements by name; nothing when one has none.
-fn index<'a>(items: &'a [Value], kind: &ListKind) -> Option<HashMap<Name, &'a Value>> {
-    items.iter().map(|item| Some((name_of(item, kind)?, item))).collect()
+/// How to find the kind of a list.
+pub(super) type KindOf<'a> = &'a dyn Fn(&Arc<Vec<Value>>) -> Option<ListKind>;
+
+/// What looking at two elements that have no names costs beside the walk over them, in steps.
+const PAIR: u64 = 10;
+/// What a name costs beside its bytes.
+const NAME: u64 = 4;
+
+/// Compares and adds values in which there are sets and maps, and counts the steps that takes. How many those are nobody
+/// can tell before (elements without names are compared each with each), so that work ends when there are too many.
+pub(super) struct Comparison<'a> {
+    kind_of: KindOf<'a>,
+    limit: u64,
+    taken: u64,
 }
 
-/// What comparing or adding two lists costs beside the walk over both: elements without names are compared each with
-/// each.
-pub(super) fn extra_cost(kind: &ListKind, left: &[Value], right: &[Value]) -> u64 {
-    let named = left.iter().chain(right).all(|item| name_of(item, kind).is_some());
-    if named { 0 } else { (left.len() as u64).saturating_mul(right.len() as u64) }
-}
+/// There were too many steps.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
-/// Whether two values are equal, wherever in the left one there are sets and maps.
-pub(super) fn equal(
-    left: &Value,
-    right: &Value,
-    kind_of: &dyn Fn(&Arc<Vec<Value>>) -> Option<ListKind>,
-) -> bool {
-    match (left, right) {
-        (Value::List(a), Value::List(b)) if a.len() != b.len() => false,
-        (Value::List(a), Value::List(b)) => match kind_of(a) {
-            Some(kind) => same_elements(a, b, &kind, kind_of),
-            None => a.iter().zip(b.iter()).all(|(a, b)| equal(a, b, kind_of)),
-        },
-        (Value::Map(a), Value::Map(b)) => {
-            a.map.len() == b.map.len()
-                && a.map.iter().all(|(key, a)| b.map.get(key).is_some_and(|b| equal(a, b, kind_of)))
-        }
-        _ => left == right,
+impl<'a> Comparison<'a> {
+    pub(super) fn new(kind_of: KindOf<'a>, limit: u64) -> Self {
+        Self { kind_of, limit, taken: 0 }
     }
-}
 
-fn same_elements(
-    left: &[Value],
-    right: &[Value],
-    kind: &ListKind,
-    kind_of: &dyn Fn(&Arc<Vec<Value>>) -> Option<ListKind>,
-) -> bool {
-    match (index(left, kind), index(right, kind)) {
-        (Some(known), Some(others)) => {
-            known.len() == others.len()
-                && others.iter().all(|(name, item)| known.get(name).is_some_and(|k| equal(k, item, kind_of)))
-        }
-        _ => right.iter().all(|item| left.iter().any(|other| equal(other, item, kind_of))),
+    /// Steps that were taken; more than the limit after [`TooMany`].
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
-}
 
-/// The elements of both lists, in the places of the left one.
-pub(super) fn union(left: &[Value], right: &[Value], kind: &ListKind) -> Vec<Value> {
-    let mut out = left.to_vec();
-    let places: Option<Vec<(Name, usize)>> =
-        left.iter().enumerate().map(|(at, item)| Some((name_of(item, kind)?, at))).collect();
-    let mut places: HashMap<Name, usize> = places.unwrap_or_default().into_iter().collect();
-    for item in right {
-        match name_of(item, kind) {
-            Some(name) => match places.get(&name) {
-                Some(at) => {
-                    if matches!(kind, ListKind::Map(_)) {
-                        out[*at] = item.clone();
-                    }
-                }
-                None => {
-                    places.insert(name, out.len());
-                    out.push(item.clone());
-                }
+    fn step(&mut self, steps: u64) -> Result<(), TooMany> {
+        self.taken = self.taken.saturating_add(steps);
+        if self.taken > self.limit { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// Whether two values are equal, wherever in the left one there are sets and maps.
+    pub(super) fn equal(&mut self, left: &Value, right: &Value) -> Result<bool, TooMany> {
+        self.step(1)?;
+        match (left, right) {
+            (Value::List(a), Value::List(b)) if a.len() != b.len() => Ok(false),
+            (Value::List(a), Value::List(b)) => match (self.kind_of)(a) {
+                Some(kind) => self.same_elements(a, b, &kind),
+                None => all(a.iter().zip(b.iter()), |(a, b)| self.equal(a, b)),
             },
-            None if out.contains(item) => {}
-            None => out.push(item.clone()),
+            (Value::Map(a), Value::Map(b)) if a.map.len() != b.map.len() => Ok(false),
+            (Value::Map(a), Value::Map(b)) => all(a.map.iter(), |(key, a)| {
+                self.step(if let Key::String(key) = key { key.len() as u64 } else { 1 })?;
+                b.map.get(key).map_or(Ok(false), |b| self.equal(a, b))
+            }),
+            _ => {
+                self.step(match (left, right) {
+                    // Texts of different lengths are told apart at once.
+                    (Value::String(a), Value::String(b)) if a.len() == b.len() => a.len() as u64,
+                    (Value::Bytes(a), Value::Bytes(b)) if a.len() == b.len() => a.len() as u64,
+                    (Value::Opaque(_), Value::Opaque(_)) => deep_size(left, self.limit),
+                    _ => 0,
+                })?;
+                Ok(left == right)
+            }
         }
     }
-    out
+
+    fn same_elements(&mut self, left: &[Value], right: &[Value], kind: &ListKind) -> Result<bool, TooMany> {
+        if let Some(known) = self.index(left, kind)?
+            && let Some(others) = self.index(right, kind)?
+        {
+            return Ok(known.len() == others.len()
+                && all(others.iter(), |(name, item)| {
+                    known.get(name).map_or(Ok(false), |known| self.equal(known, item))
+                })?);
+        }
+        all(right.iter(), |item| self.is_among(left, item))
+    }
+
+    /// Elements by name; nothing when one has none.
+    fn index<'v>(
+        &mut self,
+        items: &'v [Value],
+        kind: &ListKind,
+    ) -> Result<Option<HashMap<Name, &'v Value>>, TooMany> {
+        let mut known = HashMap::new();
+        for item in items {
+            let Some(name) = self.name(item, kind)? else { return Ok(None) };
+            known.insert(name, item);
+        }
+        Ok(Some(known))
+    }
+
+    fn name(&mut self, item: &Value, kind: &ListKind) -> Result<Option<Name>, TooMany> {
+        let name = name_of(item, kind);
+        self.step(NAME + name.as_ref().map_or(0, Name::size))?;
+        Ok(name)
+    }
+
+    fn is_among(&mut self, items: &[Value], item: &Value) -> Result<bool, TooMany> {
+        for other in items {
+            self.step(PAIR)?;
+            if self.equal(other, item)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The elements of both lists, in the places of the left one.
+    pub(super) fn union(
+        &mut self,
+        left: &[Value],
+        right: &[Value],
+        kind: &ListKind,
+    ) -> Result<Vec<Value>, TooMany> {
+        let mut out = left.to_vec();
+        let mut places: HashMap<Name, usize> = HashMap::new();
+        for (at, item) in left.iter().enumerate() {
+            if let Some(name) = self.name(item, kind)? {
+                places.insert(name, at);
+            }
+        }
+        for item in right {
+            match self.name(item, kind)? {
+                Some(name) => match places.get(&name) {
+                    Some(at) => {
+                        if matches!(kind, ListKind::Map(_)) {
+                            out[*at] = item.clone();
+                        }
+                    }
+                    None => {
+                        places.insert(name, out.len());
+                        out.push(item.clone());
+                    }
+                },
+                None if self.is_among(&out, item)? => {}
+                None => out.push(item.clone()),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Whether something holds for all; the first that it does not hold for ends the walk.
+fn all<T>(
+    items: impl Iterator<Item = T>,
+    mut holds: impl FnMut(T) -> Result<bool, TooMany>,
+) -> Result<bool, TooMany> {
+    for item in items {
+        if !holds(item)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

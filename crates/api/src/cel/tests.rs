@@ -253,12 +253,32 @@ fn cost_is_limited() {
         "cel.bind(g, authorizer.group(self.text), self.numbers.map(x, self.numbers.map(y, g.resource('a')))).size() > 0",
         "cel.bind(g, authorizer.group('').resource(self.text), self.numbers.all(x, self.numbers.all(y, g == g)))",
         "self.numbers.all(x, self.numbers.all(y, self.set != ['x'] && self.set + ['x'] != self.set))",
+        // Elements without names are compared each with each: in a union also with what came before, and inside of others.
+        "self.empty + self.objects != self.empty",
+        "self.set + self.objects != self.set",
+        "self.objects != self.turned",
+        "{'a': [self.objects]} != {'a': [self.turned]}",
+        // They may be large, and differ at their ends only.
+        "self.large != self.largeTurned",
+    ];
+    let objects: Vec<Value> = (0..5000).map(|n| json!({"a": n, "b": "x"})).collect();
+    let large: Vec<Value> = (0..300).map(|n| json!({"a": "x".repeat(3000), "b": n})).collect();
+    let turned = |items: &[Value]| items.iter().rev().cloned().collect::<Vec<Value>>();
+    let sets = [
+        ("set", vec![json!("a".repeat(1_000_000))]),
+        ("empty", Vec::new()),
+        ("turned", turned(&objects)),
+        ("objects", objects),
+        ("largeTurned", turned(&large)),
+        ("large", large),
     ];
     for text in rows {
         let CelValue(cel::Value::Map(subject)) = CelValue::from_json(&subject) else { panic!("a map") };
         let (mut lists, mut fields) = (Lists::default(), (*subject.map).clone());
-        let set = lists.make(vec![super::text("a".repeat(1_000_000))], ListKind::Set);
-        fields.insert("set".into(), set);
+        for (name, items) in &sets {
+            let items = items.iter().map(|item| CelValue::from_json(item).0).collect();
+            fields.insert((*name).into(), lists.make(items, ListKind::Set));
+        }
         let subject = CelValue(cel::Value::Map(cel::objects::Map { map: fields.into() }));
         let expression =
             Expression::compile_asking(text, &["self"]).unwrap_or_else(|error| panic!("{error}"));

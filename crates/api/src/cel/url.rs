@@ -19,6 +19,8 @@ pub(super) struct Url {
     pub(super) scheme: String,
     /// Name and password, unescaped.
     user: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Two slashes stood after the scheme, perhaps without a host after them.
+    has_authority: bool,
     /// With port, and with brackets around an IPv6 address.
     pub(super) host: String,
     /// What follows the scheme where no slash does.
@@ -126,7 +128,7 @@ impl Url {
             out.push(':');
         }
         if self.opaque.is_empty() {
-            if !self.host.is_empty() || self.user.is_some() {
+            if self.has_authority && !(self.host.is_empty() && self.user.is_none() && self.path.is_empty()) {
                 out.push_str("//");
             }
             if let Some((name, password)) = &self.user {
@@ -192,6 +194,7 @@ fn parse(text: &str, of_request: bool) -> Result<Url, String> {
     let path = match rest.strip_prefix("//").filter(|_| has_host) {
         Some(rest) => {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            url.has_authority = true;
             read_authority(&mut url, authority)?;
             path
         }
@@ -418,5 +421,7 @@ mod tests {
         assert!(!same("https://x/p", "https://x/p?") && !same("https://x/", "https://X/"));
         assert!(!same("https://x", "https://x/") && !same("https://a@x/", "https://x/"));
         assert!(!same("https://x/p#f", "https://x/p#g"));
+        assert!(!same("file:/a", "file:///a") && same("file:///a", "FILE:///a"));
+        assert!(same("file:", "file://") && !same("file:/", "file://"));
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook/{generic,request}`.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sampan_api::kind::Subresource;
 use sampan_api::registry::Kind;
@@ -49,6 +49,63 @@ pub(super) struct Intercepted<'a> {
     pub(super) options: Value,
     /// The document before; `None` when there was none.
     pub(super) old: Option<Value>,
+    /// What its documents are in other versions.
+    conversions: Conversions,
+}
+
+/// A document as a resource shows it.
+#[derive(Clone, Debug)]
+pub(super) enum Shown<'a> {
+    /// As it is.
+    Own(&'a Value),
+    /// Converted; everybody who matched by that resource sees the same.
+    Converted(Arc<Value>),
+}
+
+impl Deref for Shown<'_> {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        match self {
+            Self::Own(document) => document,
+            Self::Converted(document) => document,
+        }
+    }
+}
+
+/// Which document of a request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Object,
+    Old,
+}
+
+/// The documents of a request in other versions, the last ones of each: a conversion may be a request to a webhook.
+#[derive(Debug, Default)]
+pub(super) struct Conversions(Mutex<Vec<Conversion>>);
+
+#[derive(Debug)]
+struct Conversion {
+    which: Which,
+    api_version: String,
+    from: Value,
+    shown: Arc<Value>,
+}
+
+impl Conversions {
+    /// What a document was converted to, unless it has changed since.
+    fn find(&self, which: Which, api_version: &str, from: &Value) -> Option<Arc<Value>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |c: &&Conversion| c.which == which && c.api_version == api_version && c.from == *from;
+        known.iter().find(same).map(|conversion| conversion.shown.clone())
+    }
+
+    /// Remembers a conversion in place of the one before.
+    fn keep(&self, which: Which, api_version: &str, from: Value, shown: Arc<Value>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|c| c.which != which || c.api_version != api_version);
+        known.push(Conversion { which, api_version: api_version.to_owned(), from, shown });
+    }
 }
 
 /// The documents of a request as one of its resources shows them.
@@ -56,8 +113,8 @@ pub(super) struct Intercepted<'a> {
 pub(super) struct Seen<'a> {
     /// The resource that was matched.
     pub(super) kind: &'a Kind,
-    pub(super) object: Option<Cow<'a, Value>>,
-    pub(super) old: Option<Cow<'a, Value>>,
+    pub(super) object: Option<Shown<'a>>,
+    pub(super) old: Option<Shown<'a>>,
 }
 
 impl<'a> Intercepted<'a> {
@@ -78,6 +135,7 @@ impl<'a> Intercepted<'a> {
             dry_run: admission.dry_run,
             options: admission.call.options(admission.operation),
             old: admission.old.map(|old| admission.view.of(admission.kind, old)),
+            conversions: Conversions::default(),
         }
     }
 
@@ -139,8 +197,8 @@ impl<'a> Intercepted<'a> {
     ) -> Result<Seen<'b>, ApiError> {
         Ok(Seen {
             kind: matched,
-            object: self.shown(server, matched, object).await?,
-            old: self.shown(server, matched, self.old.as_ref()).await?,
+            object: self.shown(server, matched, Which::Object, object).await?,
+            old: self.shown(server, matched, Which::Old, self.old.as_ref()).await?,
         })
     }
 
@@ -148,16 +206,20 @@ impl<'a> Intercepted<'a> {
         &self,
         server: &ApiServer,
         matched: &Kind,
+        which: Which,
         document: Option<&'b Value>,
-    ) -> Result<Option<Cow<'b, Value>>, ApiError> {
+    ) -> Result<Option<Shown<'b>>, ApiError> {
         let Some(document) = document else { return Ok(None) };
         if !self.converts(matched) {
-            return Ok(Some(Cow::Borrowed(document)));
+            return Ok(Some(Shown::Own(document)));
         }
-        server
-            .convert_between(self.kind, matched, document.clone())
-            .await
-            .map(|shown| Some(Cow::Owned(shown)))
+        let version = matched.api_version();
+        if let Some(shown) = self.conversions.find(which, version, document) {
+            return Ok(Some(Shown::Converted(shown)));
+        }
+        let shown = Arc::new(server.convert_between(self.kind, matched, document.clone()).await?);
+        self.conversions.keep(which, version, document.clone(), shown.clone());
+        Ok(Some(Shown::Converted(shown)))
     }
 
     /// A document that was changed in the form of a matched resource, in the request's own.
@@ -236,6 +298,30 @@ pub(super) mod tests {
             dry_run: false,
             options: Value::Null,
             old: None,
+            conversions: Conversions::default(),
         }
+    }
+
+    #[test]
+    fn a_conversion_is_good_until_the_document_changes() {
+        let conversions = Conversions::default();
+        let (one, two, shown) = (json!(1), json!(2), Arc::new(json!("one")));
+        conversions.keep(Which::Object, "a/v1", one.clone(), shown.clone());
+        // Which, version, document, whether it is known.
+        let rows = [
+            (Which::Object, "a/v1", &one, true),
+            (Which::Object, "a/v1", &two, false),
+            (Which::Object, "a/v2", &one, false),
+            (Which::Old, "a/v1", &one, false),
+        ];
+        for (which, version, from, known) in rows {
+            let found = conversions.find(which, version, from);
+            assert_eq!(found, known.then(|| shown.clone()), "{which:?} {version} {from}");
+        }
+        conversions.keep(Which::Old, "a/v1", one.clone(), shown.clone());
+        conversions.keep(Which::Object, "a/v1", two.clone(), Arc::new(json!("two")));
+        assert!(conversions.find(Which::Object, "a/v1", &one).is_none());
+        assert_eq!(conversions.find(Which::Object, "a/v1", &two), Some(Arc::new(json!("two"))));
+        assert_eq!(conversions.find(Which::Old, "a/v1", &one), Some(shown));
     }
 }

@@ -1,7 +1,7 @@
 //! Admission policies: rules in CEL that somebody wrote into the cluster (`admissionregistration.k8s.io/v1`,
 //! ValidatingAdmissionPolicy and MutatingAdmissionPolicy, with their bindings).
 //!
-//! [`definition`] reads and compiles them when one has changed, as the rules of RBAC are; [`expression`] evaluates;
+//! [`definition`] reads and compiles them when one has changed, ([`Latest`]); [`expression`] evaluates;
 //! [`decide`] says what one policy makes of one request, without knowing the server. What is left here is who is asked,
 //! where parameters come from, and what is done with the answers.
 //!
@@ -13,7 +13,7 @@ mod definition;
 pub(super) mod expression;
 mod rewrite;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use http::StatusCode;
 use sampan_api::registry::Kind;
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::Admission;
 use super::intercepted::{Intercepted, Seen};
+use super::latest::Latest;
 use super::reinvocation::Reinvocation;
 use super::webhooks::Settle;
 use crate::books::copy_field;
@@ -57,9 +58,25 @@ const IDENTITY: &[&str] = &[
 
 #[derive(Debug)]
 struct Compiled {
-    revisions: [u64; 4],
     validating: Vec<Policy>,
     mutating: Vec<Policy>,
+}
+
+impl Compiled {
+    fn read([validating, validating_bound, mutating, mutating_bound]: [Vec<Value>; 4]) -> Self {
+        Self {
+            validating: bound(&validating, &validating_bound),
+            mutating: bound(&mutating, &mutating_bound),
+        }
+    }
+}
+
+/// Policies without a binding hold nowhere and are not compiled.
+fn bound(policies: &[Value], bindings: &[Value]) -> Vec<Policy> {
+    let is_bound = |policy: &&Value| {
+        bindings.iter().any(|binding| binding["spec"]["policyName"] == policy["metadata"]["name"])
+    };
+    policies.iter().filter(is_bound).map(|policy| Policy::read(policy, bindings)).collect()
 }
 
 /// What has been asked so far about one object: places of policies and bindings, and the parameters they were asked with.
@@ -70,55 +87,24 @@ pub(super) struct Round {
 
 /// All policies of the cluster.
 pub(crate) struct Policies {
-    cache: Arc<WatchCache>,
-    compiled: Mutex<Option<Arc<Compiled>>>,
+    compiled: Latest<Compiled, 4>,
 }
 
 impl Policies {
     pub(crate) fn new(cache: Arc<WatchCache>) -> Self {
-        Self { cache, compiled: Mutex::default() }
+        Self { compiled: Latest::new(cache, RESOURCES, Compiled::read) }
     }
 
     /// Whether anybody may have a word at all. Cheap: every write asks.
     pub(super) fn exist(&self) -> bool {
-        let current = self.current();
+        let current = self.compiled.get();
         !current.mutating.is_empty() || !current.validating.is_empty()
     }
 
     /// Begins to ask mutating policies, if there are some.
     pub(super) fn round(&self) -> Option<Round> {
-        let compiled = self.current();
+        let compiled = self.compiled.get();
         (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
-    }
-
-    fn current(&self) -> Arc<Compiled> {
-        let revisions = RESOURCES.map(|resource| self.cache.resource(resource).revision());
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*compiled {
-            Some(current) if current.revisions == revisions => current.clone(),
-            _ => {
-                let fresh = Arc::new(Compiled {
-                    revisions,
-                    validating: self.read(RESOURCES[0], RESOURCES[1]),
-                    mutating: self.read(RESOURCES[2], RESOURCES[3]),
-                });
-                *compiled = Some(fresh.clone());
-                fresh
-            }
-        }
-    }
-
-    /// Policies without a binding hold nowhere and are not compiled.
-    fn read(&self, policies: &str, bindings: &str) -> Vec<Policy> {
-        let list = |resource: &str| -> Vec<Value> {
-            let items = self.cache.resource(resource).list(&format!("/{resource}/"));
-            items.iter().filter_map(|item| serde_json::from_slice(&item.bytes).ok()).collect()
-        };
-        let bindings = list(bindings);
-        let bound = |policy: &&Value| {
-            bindings.iter().any(|binding| binding["spec"]["policyName"] == policy["metadata"]["name"])
-        };
-        list(policies).iter().filter(bound).map(|policy| Policy::read(policy, &bindings)).collect()
     }
 }
 
@@ -128,7 +114,7 @@ pub(super) async fn validate(
     request: &Intercepted<'_>,
     document: Option<&Value>,
 ) -> Result<(), ApiError> {
-    let compiled = admission.server.policies.current();
+    let compiled = admission.server.policies.compiled.get();
     if request.is_exempt() {
         return Ok(());
     }
@@ -137,6 +123,9 @@ pub(super) async fn validate(
         let Some((matched, bindings)) = applicable(admission, request, policy, document).await else {
             continue;
         };
+        if bindings.is_empty() {
+            continue;
+        }
         let seen = request.seen(admission.server, matched, document).await;
         for (_, binding, params) in bindings {
             let verdict = match (&seen, params) {
@@ -278,6 +267,9 @@ async fn mutate_by(
 ) -> Result<(), ApiError> {
     let compiled = round.compiled.clone();
     let Some(policy) = compiled.mutating.get(place) else { return Ok(()) };
+    if !round.again.wants_some(|(of, _, _)| *of == place) {
+        return Ok(());
+    }
     let Some((matched, bindings)) = applicable(admission, request, policy, Some(document)).await else {
         return Ok(());
     };

@@ -48,6 +48,11 @@ impl<K: Ord> Reinvocation<K> {
         !self.second || self.again.contains(key)
     }
 
+    /// Whether it is the turn of somebody of these in this round.
+    pub(super) fn wants_some(&self, of: impl Fn(&K) -> bool) -> bool {
+        !self.second || self.again.iter().any(of)
+    }
+
     /// Somebody has changed the document.
     pub(super) fn change(&mut self) {
         self.changed = true;
@@ -84,6 +89,7 @@ mod tests {
             assert!(round.changed());
             round.next(Some(seen));
             assert_eq!([0, 1, 2].map(|key| round.wants(&key)), expected, "{seen}");
+            assert_eq!([0, 1, 2].map(|key| round.wants_some(|of| *of == key)), expected, "{seen}");
         }
     }
 }

@@ -4,13 +4,13 @@
 //! [`review`] writes the question and reads the answer. What is left here is asking: mutating webhooks one after the
 //! other (configurations by name, webhooks in order), validating ones at once.
 //!
-//! The configurations are compiled from the watch cache when one has changed, as the rules of RBAC are.
+//! The configurations are compiled when one has changed ([`Latest`]).
 
 pub(in crate::admission) mod conditions;
 mod configuration;
 mod review;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt as _;
@@ -22,6 +22,7 @@ pub(crate) use review::in_words;
 
 use super::Admission;
 use super::intercepted::{Intercepted, Seen};
+use super::latest::Latest;
 use super::policy::authorizer::Asked;
 use super::reinvocation::Reinvocation;
 use crate::cache::WatchCache;
@@ -39,17 +40,29 @@ const RESOURCES: [&str; 2] = [
 const MAX_AT_ONCE: usize = 32;
 
 struct Compiled {
-    revisions: [u64; 2],
     mutating: Vec<Webhook>,
     validating: Vec<Webhook>,
 }
 
+impl Compiled {
+    /// Configurations come by name, and so do their webhooks.
+    fn read(configurations: [Vec<Value>; 2]) -> Self {
+        let webhooks = |configurations: &[Value], mutating| {
+            configurations
+                .iter()
+                .flat_map(|configuration| Webhook::read_all(configuration, mutating))
+                .collect()
+        };
+        let [mutating, validating] = configurations;
+        Self { mutating: webhooks(&mutating, true), validating: webhooks(&validating, false) }
+    }
+}
+
 /// All webhooks of the cluster.
 pub(crate) struct Webhooks {
-    cache: Arc<WatchCache>,
+    compiled: Latest<Compiled, 2>,
     outbound: Arc<Outbound>,
     metrics: Arc<Metrics>,
-    compiled: Mutex<Option<Arc<Compiled>>>,
 }
 
 /// What has been asked so far about one object: mutating webhooks by place.
@@ -63,39 +76,18 @@ pub(super) type Settle<'a> = &'a (dyn Fn(&mut Value) -> Result<(), ApiError> + S
 
 impl Webhooks {
     pub(crate) fn new(cache: Arc<WatchCache>, outbound: Arc<Outbound>, metrics: Arc<Metrics>) -> Self {
-        Self { cache, outbound, metrics, compiled: Mutex::default() }
-    }
-
-    fn current(&self) -> Arc<Compiled> {
-        let revisions = RESOURCES.map(|resource| self.cache.resource(resource).revision());
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*compiled {
-            Some(current) if current.revisions == revisions => current.clone(),
-            _ => {
-                let [mutating, validating] = [0, 1].map(|place| self.read(RESOURCES[place], place == 0));
-                let fresh = Arc::new(Compiled { revisions, mutating, validating });
-                *compiled = Some(fresh.clone());
-                fresh
-            }
-        }
-    }
-
-    /// The webhooks of one resource; the cache lists configurations by name.
-    fn read(&self, resource: &str, mutating: bool) -> Vec<Webhook> {
-        let configurations = self.cache.resource(resource).list(&format!("/{resource}/"));
-        let parsed = configurations.iter().filter_map(|item| serde_json::from_slice(&item.bytes).ok());
-        parsed.flat_map(|c: Value| Webhook::read_all(&c, mutating)).collect()
+        Self { compiled: Latest::new(cache, RESOURCES, Compiled::read), outbound, metrics }
     }
 
     /// Whether anybody may have a word at all. Cheap: every write asks.
     pub(crate) fn exist(&self) -> bool {
-        let current = self.current();
+        let current = self.compiled.get();
         !current.mutating.is_empty() || !current.validating.is_empty()
     }
 
     /// Begins to ask mutating webhooks, if there are some.
     pub(super) fn round(&self) -> Option<Round> {
-        let compiled = self.current();
+        let compiled = self.compiled.get();
         (!compiled.mutating.is_empty()).then(|| Round { compiled, again: Reinvocation::default() })
     }
 
@@ -143,7 +135,7 @@ impl Webhooks {
         request: &Intercepted<'_>,
         document: Option<&Value>,
     ) -> Result<(), ApiError> {
-        let compiled = self.current();
+        let compiled = self.compiled.get();
         if compiled.validating.is_empty() || request.is_exempt() {
             return Ok(());
         }

@@ -78,6 +78,9 @@ impl Counts {
 pub struct Exporter {
     settings: Arc<Settings>,
     queue: mpsc::Receiver<Box<Finished>>,
+    /// Taken out of the queue, and neither sent nor lost yet.
+    #[allow(clippy::vec_box)] // They come boxed through the queue.
+    batch: Vec<Box<Finished>>,
     counts: Arc<Counts>,
 }
 
@@ -87,7 +90,7 @@ impl Exporter {
         queue: mpsc::Receiver<Box<Finished>>,
         counts: Arc<Counts>,
     ) -> Self {
-        Self { settings, queue, counts }
+        Self { settings, queue, batch: Vec::new(), counts }
     }
 
     /// What becomes of spans, for the server's metrics.
@@ -105,51 +108,66 @@ impl Exporter {
             }
         };
         let exporting = async {
-            while let Some(batch) = self.next().await {
-                let spans = batch.len();
-                let sent = collector.deliver(&batch).await;
-                self.count(spans, sent, &self.settings.endpoint.url());
+            while self.next().await {
+                let sent = collector.deliver(&self.batch).await;
+                self.count(sent);
             }
         };
-        let over = tokio::select! {
-            () = exporting => true,
-            () = stopped => false,
+        // Wherever this stops, in a pause or while a batch is under way, what was taken is in `batch`.
+        let stopped = tokio::select! {
+            () = exporting => false,
+            () = stopped => true,
         };
-        if !over {
-            self.queue.close();
-            let mut rest = Vec::new();
-            while let Ok(span) = self.queue.try_recv() {
-                rest.push(span);
-            }
-            if !rest.is_empty() {
-                let sent = tokio::time::timeout(LAST_WORDS, collector.send(&rest)).await;
-                let sent =
-                    sent.unwrap_or_else(|_| Err(Failure::again("there was no time left"))).map_err(|f| f.why);
-                self.count(rest.len(), sent, &self.settings.endpoint.url());
-            }
+        if stopped {
+            self.say_last_words(&mut collector).await;
         }
     }
 
-    /// The next spans; those that end soon after the first come with it. `None` when there will be none.
-    async fn next(&mut self) -> Option<Vec<Box<Finished>>> {
-        let mut batch = vec![self.queue.recv().await?];
+    /// Takes the next spans; those that end soon after the first come with it. False when there will be none.
+    async fn next(&mut self) -> bool {
+        let Self { settings, queue, batch, .. } = self;
+        let Some(first) = queue.recv().await else { return false };
+        batch.push(first);
         let more = async {
             while batch.len() < MAX_BATCH
-                && let Some(span) = self.queue.recv().await
+                && let Some(span) = queue.recv().await
             {
                 batch.push(span);
             }
         };
         // Without it every span would be a request. The timer runs only when there is something to send.
-        let _ = tokio::time::timeout(self.settings.delay, more).await;
-        Some(batch)
+        let _ = tokio::time::timeout(settings.delay, more).await;
+        true
     }
 
-    fn count(&self, spans: usize, sent: Result<(), String>, url: &str) {
+    /// Sends what is left, in a time that is bounded for all of it. Of a batch that was under way nobody knows whether the
+    /// collector has it: it is sent again, and a collector tells spans by their identifiers.
+    async fn say_last_words(&mut self, collector: &mut Collector) {
+        self.queue.close();
+        let end = tokio::time::Instant::now() + LAST_WORDS;
+        loop {
+            while self.batch.len() < MAX_BATCH
+                && let Ok(span) = self.queue.try_recv()
+            {
+                self.batch.push(span);
+            }
+            if self.batch.is_empty() {
+                return;
+            }
+            let sent = tokio::time::timeout_at(end, collector.send(&self.batch)).await;
+            let sent = sent.unwrap_or_else(|_| Err(Failure::again("there was no time left")));
+            self.count(sent.map_err(|failure| failure.why));
+        }
+    }
+
+    /// Counts the batch as sent or lost.
+    fn count(&mut self, sent: Result<(), String>) {
+        let spans = std::mem::take(&mut self.batch).len();
         match sent {
             Ok(()) => drop(self.counts.sent.fetch_add(spans as u64, Ordering::Relaxed)),
             Err(error) => {
                 self.counts.lost(spans);
+                let url = self.settings.endpoint.url();
                 tracing::warn!(error, spans, url, "the collector does not take traces");
             }
         }
@@ -282,5 +300,144 @@ impl Collector {
             }
         }
         Err(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::Mutex;
+
+    use http_body_util::Empty;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use serde_json::Value;
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+
+    use super::super::context::SpanContext;
+    use super::super::settings::Environment;
+    use super::*;
+
+    struct NoNames;
+
+    #[async_trait::async_trait]
+    impl Resolver for NoNames {
+        async fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// What a collector does with the requests it gets, in order; the last goes for all that follow.
+    #[derive(Clone, Copy)]
+    enum Does {
+        Take,
+        Refuse,
+        NotAnswer,
+    }
+
+    /// A collector: its port, and how many spans each request that it took had.
+    async fn collector(does: &'static [Does]) -> (u16, Arc<Mutex<Vec<usize>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (seen, asked) = (taken.clone(), Arc::new(AtomicU64::new(0)));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (taken, asked) = (seen.clone(), asked.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (taken, asked) = (taken.clone(), asked.clone());
+                    async move {
+                        let place = asked.fetch_add(1, Ordering::Relaxed) as usize;
+                        let body = request.into_body().collect().await.expect("a body").to_bytes();
+                        let document: Value = serde_json::from_slice(&body).expect("a document");
+                        let spans = &document["resourceSpans"][0]["scopeSpans"][0]["spans"];
+                        let code = match does[place.min(does.len() - 1)] {
+                            Does::Take => {
+                                taken
+                                    .lock()
+                                    .expect("not poisoned")
+                                    .push(spans.as_array().map_or(0, Vec::len));
+                                StatusCode::OK
+                            }
+                            Does::Refuse => StatusCode::SERVICE_UNAVAILABLE,
+                            Does::NotAnswer => pending().await,
+                        };
+                        let mut response = http::Response::new(Empty::<Bytes>::new());
+                        *response.status_mut() = code;
+                        Ok::<_, std::convert::Infallible>(response)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        (port, taken)
+    }
+
+    fn settings(port: u16, delay: &str) -> Settings {
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("http://127.0.0.1:{port}")),
+            "OTEL_BSP_SCHEDULE_DELAY" => Some(delay.to_owned()),
+            _ => None,
+        };
+        let file = |_: &str| Err(std::io::Error::other("no such file"));
+        let settings = Settings::decide(None, &Environment { variable: &variable, file: &file });
+        settings.expect("fine").expect("settings")
+    }
+
+    fn span() -> Box<Finished> {
+        let context = SpanContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        Box::new(Finished {
+            context: context.expect("a context"),
+            parent: None,
+            link: None,
+            name: "request".to_owned(),
+            kind: super::super::layer::Kind::Server,
+            start: 1,
+            end: 2,
+            attributes: Vec::new(),
+            error: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn the_end_sends_what_is_left() {
+        use Does::{NotAnswer, Refuse, Take};
+        // Delay, spans, what the collector does, milliseconds until the end, spans per request, sent, lost.
+        type Row = (&'static str, usize, &'static [Does], u64, &'static [usize], u64, u64);
+        let rows: [Row; 6] = [
+            // The first of a batch waits for others.
+            ("", 1, &[Take], 300, &[1], 1, 0),
+            ("", 1100, &[Take], 300, &[512, 512, 76], 1100, 0),
+            ("1", 3, &[Take], 300, &[3], 3, 0),
+            // In the pause after a refusal, and while an answer is waited for.
+            ("1", 2, &[Refuse, Take], 300, &[2], 2, 0),
+            ("1", 2, &[NotAnswer, Take], 300, &[2], 2, 0),
+            ("1", 600, &[Refuse], 300, &[], 0, 600),
+        ];
+        for (delay, spans, does, until, requests, sent, lost) in rows {
+            let (port, taken) = collector(does).await;
+            let (queue, receiver) = queue();
+            let exporter = Exporter::new(Arc::new(settings(port, delay)), receiver, Arc::default());
+            let counts = exporter.counts();
+            let (stop, stopped) = oneshot::channel::<()>();
+            for _ in 0..spans {
+                queue.try_send(span()).expect("room");
+            }
+            let run = exporter.run(Arc::new(NoNames), async { drop(stopped.await) });
+            let end = async {
+                tokio::time::sleep(Duration::from_millis(until)).await;
+                drop(stop);
+            };
+            tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(run, end) })
+                .await
+                .expect("it ends");
+            let found = (counts.sent.load(Ordering::Relaxed), counts.lost.load(Ordering::Relaxed));
+            assert_eq!(found, (sent, lost), "{spans} spans, delay {delay:?}");
+            assert_eq!(*taken.lock().expect("not poisoned"), requests, "{spans} spans, delay {delay:?}");
+        }
     }
 }

@@ -22,6 +22,8 @@ const PATH: &str = "/v1/traces";
 const MAX_PAIRS: usize = 64;
 /// How long finished spans wait for others (`OTEL_BSP_SCHEDULE_DELAY`, and its default).
 const DELAY: Duration = Duration::from_secs(5);
+/// Longer ones would keep spans from everybody, and fill the queue.
+const MAX_DELAY: Duration = Duration::from_secs(60);
 const MILLION: u32 = 1_000_000;
 
 const VERSIONS: [&str; 3] =
@@ -181,16 +183,24 @@ impl Settings {
             Some(path) => Some((environment.file)(&path).map_err(|e| format!("cannot read {path}: {e}"))?),
             None => None,
         };
-        let delay = get("OTEL_BSP_SCHEDULE_DELAY").and_then(|text| text.parse().ok());
         Ok(Some(Self {
             endpoint,
             headers: headers(&environment.of_traces("HEADERS").unwrap_or_default())?,
             resource: resource(environment),
             sampler,
             authorities,
-            delay: delay.map_or(DELAY, Duration::from_millis),
+            delay: delay(environment)?,
         }))
     }
+}
+
+/// `OTEL_BSP_SCHEDULE_DELAY`, milliseconds.
+fn delay(environment: &Environment<'_>) -> Result<Duration, String> {
+    let Some(text) = environment.get("OTEL_BSP_SCHEDULE_DELAY") else { return Ok(DELAY) };
+    let delay = text.parse().ok().map(Duration::from_millis).filter(|delay| *delay <= MAX_DELAY);
+    delay.ok_or_else(|| {
+        format!("OTEL_BSP_SCHEDULE_DELAY: {text:?} is not between 0 and {}", MAX_DELAY.as_millis())
+    })
 }
 
 /// `OTEL_TRACES_SAMPLER` and its argument.
@@ -346,6 +356,9 @@ mod tests {
             ),
             (None, vec![endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c")], "\"a b\" cannot be sent"),
             (None, vec![endpoint, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none")], "cannot read /none"),
+            (None, vec![endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "5s")], "\"5s\" is not between 0 and 60000"),
+            (None, vec![endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "60001")], "is not between 0 and 60000"),
+            (None, vec![endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "-1")], "is not between 0 and 60000"),
         ];
         for (file, variables, why) in rows {
             let error = decide(file.as_deref(), &variables).expect_err(why);

@@ -188,6 +188,40 @@ async fn custom_objects_are_converted_for_webhooks_and_policies() {
 }
 
 #[tokio::test]
+async fn a_version_is_converted_to_once_for_all() {
+    let world = World::new().await;
+    let outside = outside().await;
+    define(&world, &host_and_port(&outside.client_config("/convert"))).await;
+    let spec = |group: &str| {
+        json!({
+            "matchConstraints": {"resourceRules": [rule(group, "v1", "ends")]},
+            "validations": [{"expression": "object.host == 'h' && request.resource.version == 'v1'"}],
+        })
+    };
+    let deny = || json!({"validationActions": ["Deny"]});
+    let mut counts = Vec::new();
+    // Without policies, with one and with several, and with one under whose binding nothing falls.
+    let elsewhere = json!({"validationActions": ["Deny"], "matchResources": {
+        "resourceRules": [rule("none", "v1", "none")]}});
+    let rows = [
+        (vec![], "a"),
+        (vec![("p", spec("example.com"), elsewhere)], "b"),
+        (vec![("p", spec("example.com"), deny())], "c"),
+        (vec![("q", spec("example.com"), deny()), ("r", spec("example.com"), deny())], "d"),
+    ];
+    for (policies, name) in rows {
+        for (policy_name, spec, binding) in policies {
+            policy(&world, "validating", policy_name, spec, binding).await;
+        }
+        let before = outside.seen().len();
+        world.post(&ends("v2"), &end("v2", name, json!({"hostPort": "h:1"}))).await.expect(201);
+        counts.push(outside.seen().len() - before);
+    }
+    let plain = counts[0];
+    assert_eq!(counts, [plain, plain, plain + 1, plain + 1]);
+}
+
+#[tokio::test]
 async fn policies_and_webhooks_are_asked_again_after_each_other() {
     let maps = format!("{CORE}/configmaps");
     // Policies come first; the webhook adds a `w`, the policy a `p`.
@@ -279,6 +313,42 @@ async fn policies_ask_who_may_what() {
     }
 }
 
+#[tokio::test]
+async fn a_namespace_is_asked_about_in_itself() {
+    let world = World::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let grant = |kind: &str, verb: &str| {
+        let rules = json!([{"apiGroups": [""], "resources": ["namespaces"], "verbs": [verb]}]);
+        let role = json!({"metadata": {"name": verb}, "rules": rules});
+        let binding = json!({
+            "metadata": {"name": verb}, "subjects": [{"kind": "User", "name": "bob"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": verb},
+        });
+        (role, binding)
+    };
+    for name in ["one", "two"] {
+        world.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await.expect(201);
+    }
+    let (role, binding) = grant("ClusterRole", "update");
+    world.post(&format!("{rbac}/clusterroles"), &role).await.expect(201);
+    world.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+    // What a role in the namespace itself grants.
+    let (role, binding) = grant("Role", "label");
+    world.post(&format!("{rbac}/namespaces/one/roles"), &role).await.expect(201);
+    world.post(&format!("{rbac}/namespaces/one/rolebindings"), &binding).await.expect(201);
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [rule("", "v1", "namespaces")]},
+        "validations": [{"expression": "authorizer.requestResource.check('label').allowed()"}],
+    });
+    policy(&world, "validating", "p", spec, json!({"validationActions": ["Deny"]})).await;
+    for (name, code) in [("one", 200), ("two", 422)] {
+        let address = format!("/api/v1/namespaces/{name}");
+        let changed = json!({"metadata": {"name": name, "labels": {"a": "b"}}}).to_string();
+        let bob = sampan_apiserver::User::known("bob", &[]);
+        world.send_as(bob, http::Method::PUT, &address, crate::world::JSON, changed).await.expect(code);
+    }
+}
+
 /// A node that keeps the first line of what it is asked and refuses.
 #[derive(Default)]
 struct Listening {
@@ -340,4 +410,25 @@ async fn changed_options_of_a_stream_reach_the_node() {
         "{refused}"
     );
     assert_eq!(asked.lock().expect("nobody panics").len(), 2);
+}
+
+#[tokio::test]
+async fn paths_behind_a_proxy_arrive_as_they_were_asked_for() {
+    let world = World::new().await;
+    let node = Listening::default();
+    let asked = node.asked.clone();
+    world.server.set_node_connector(Arc::new(node));
+    world.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}})).await.expect(201);
+    let rows = [
+        ("", "/"),
+        ("/", "/"),
+        ("/static/", "/static/"),
+        ("/a%3Fq=1", "/a%3Fq=1"),
+        ("/a%20b/c?q=%20", "/a%20b/c?q=%20"),
+    ];
+    for (rest, target) in rows {
+        world.get(&format!("/api/v1/nodes/n/proxy{rest}")).await.expect(409);
+        let last = asked.lock().expect("nobody panics").pop();
+        assert_eq!(last, Some(format!("GET {target} HTTP/1.1")), "{rest}");
+    }
 }

@@ -142,6 +142,11 @@ impl Run {
     pub(crate) fn has_exited(&self) -> bool {
         self.state == RunState::Exited
     }
+
+    /// Whether it counts as ended because its process could not be started.
+    pub(crate) fn has_failed_to_start(&self) -> bool {
+        self.has_exited() && self.reason == START_ERROR
+    }
 }
 
 /// Why a container could not be brought to run, and when to try again.

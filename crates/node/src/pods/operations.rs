@@ -66,6 +66,17 @@ pub(crate) enum Done {
     Nothing,
 }
 
+impl Done {
+    /// Why an operation failed that a start needs.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Volumes(Err(message)) | Self::Sandbox(Err(message)) => Some(message),
+            Self::Failed { message, .. } | Self::StartFailed { message, .. } => Some(message),
+            _ => None,
+        }
+    }
+}
+
 /// A sandbox that was just made.
 #[derive(Debug)]
 pub(crate) struct MadeSandbox {

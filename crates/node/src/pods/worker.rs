@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::Pod;
 use sampan_runtime::{ContainerId, PodSandbox, RuntimeError, SandboxId, SandboxState};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tracing::Instrument as _;
 
 use super::model::PodModel;
 use super::observed::{Failure, Kill, Observed, Op, Run, Sandbox, Step, Teardown};
@@ -18,7 +17,7 @@ use super::operations::{self, Done, Operations};
 use super::plan::{self, Action, PULL_ERROR_SHOWN, next_delay, plan};
 use super::pod_record::{adopted_health, remembered_runs, revision, shows_difference};
 use super::probing::{ProbeReport, Probing};
-use super::start_trace::StartTrace;
+use super::start_trace::{self, StartTrace};
 use super::status::{StatusInput, status};
 use super::status_patch;
 use super::termination_message;
@@ -474,7 +473,7 @@ impl Worker {
     }
 
     fn spawn(&mut self, op: Op, work: impl Future<Output = Done> + Send + 'static) {
-        let handle = self.tasks.spawn(work.instrument(self.start_trace.part(&op)));
+        let handle = self.tasks.spawn(start_trace::told(self.start_trace.part(&op), work));
         self.task_ops.insert(handle.id(), (op.clone(), handle));
         self.observed.in_flight.insert(op);
     }
@@ -513,6 +512,9 @@ impl Worker {
 
     /// Remembers the outcome of an operation.
     fn apply(&mut self, done: Done) {
+        if let Some(why) = done.failure() {
+            self.start_trace.failed(why);
+        }
         match done {
             Done::Volumes(Ok(refresh_at)) => {
                 self.retry_pauses.remove("volumes");
@@ -520,7 +522,6 @@ impl Worker {
                 self.observed.volumes_refresh_at = refresh_at;
             }
             Done::Volumes(Err(message)) => {
-                self.start_trace.failed(&message);
                 let retry_at = self.next_retry("volumes");
                 // Volumes that are in use stay usable with what they last showed.
                 if self.observed.volumes == Step::Done {
@@ -538,7 +539,6 @@ impl Worker {
                 self.observed.sandbox_step = Step::Done;
             }
             Done::Sandbox(Err(message)) => {
-                self.start_trace.failed(&message);
                 let retry_at = self.next_retry("sandbox");
                 self.observed.sandbox_step = Step::Failed { message, retry_at };
             }
@@ -582,7 +582,6 @@ impl Worker {
     }
 
     fn container_failed(&mut self, container: String, reason: &'static str, message: String, is_pull: bool) {
-        self.start_trace.failed(&message);
         let view = self.observed.containers.entry(container).or_default();
         let before =
             view.failure.as_ref().filter(|failure| failure.is_pull == is_pull).map(|failure| failure.delay);

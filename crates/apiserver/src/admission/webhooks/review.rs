@@ -172,10 +172,10 @@ pub(super) fn apply(name: &str, document: Option<&Value>, patch: Value) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
 
     use super::*;
     use crate::admission::Operation;
+    use crate::admission::intercepted::Shown;
     use crate::admission::intercepted::tests::request as intercepted;
     use crate::auth::User;
     use sampan_api::registry::Registry;
@@ -193,8 +193,7 @@ mod tests {
         call.options = json!({"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"});
         call.dry_run = true;
         let (object, old) = (json!({"a": 2}), json!({"a": 1}));
-        let seen =
-            Seen { kind: &older, object: Some(Cow::Borrowed(&object)), old: Some(Cow::Borrowed(&old)) };
+        let seen = Seen { kind: &older, object: Some(Shown::Own(&object)), old: Some(Shown::Own(&old)) };
         let expected = json!({
             "kind": "AdmissionReview",
             "apiVersion": "admission.k8s.io/v1",
@@ -218,7 +217,7 @@ mod tests {
         let deployments = find("apps", "v1", "deployments");
         let mut scale = intercepted(&deployments, &user, Operation::Update, "scale", "ns");
         scale.document = ("autoscaling".to_owned(), "v1".to_owned(), "Scale".to_owned());
-        let seen = Seen { kind: &deployments, object: Some(Cow::Borrowed(&object)), old: None };
+        let seen = Seen { kind: &deployments, object: Some(Shown::Own(&object)), old: None };
         let sent = request(&scale, &seen, "u");
         assert_eq!(
             sent["request"]["kind"],
