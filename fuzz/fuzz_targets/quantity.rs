@@ -11,7 +11,10 @@ fuzz_target!(|data: &[u8]| {
     let written = quantity.to_string();
     let again = Quantity::parse(&written).unwrap_or_else(|e| panic!("{first} was written as {written}: {e}"));
     assert_eq!(quantity, again, "{first} was written as {written}");
-    assert_eq!(written, again.to_string(), "{first} has two canonical forms");
+    // `62.5Ki` is written as `64000`, for it has no whole number of Ki, and that as `64k`: as upstream.
+    let settled = again.to_string();
+    let read = Quantity::parse(&settled).unwrap_or_else(|e| panic!("{written} was written as {settled}: {e}"));
+    assert_eq!((quantity, &settled), (read, &read.to_string()), "{first} does not settle");
     let other = Quantity::parse(second).unwrap_or(Quantity::ZERO);
     for result in [quantity.plus(other), quantity.minus(other), other.minus(quantity)] {
         let _ = (result.value(), result.milli(), result.is_negative(), result.to_string());
