@@ -236,6 +236,20 @@ async fn feed<K>(feeding: Feeding<K>, api: Api<K>, config: watcher::Config, trim
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
+    follow(api, config, |event| {
+        feeding.0.absorb(event.modify(|object| {
+            object.meta_mut().managed_fields = None;
+            trim(object);
+        }));
+    })
+    .await;
+}
+
+/// Hands on the events of a watch, which begins anew after a pause when it is interrupted.
+pub(crate) async fn follow<K>(api: Api<K>, config: watcher::Config, mut absorb: impl FnMut(watcher::Event<K>))
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     let url = api.resource_url().to_string();
     let mut events = std::pin::pin!(watcher(api, config));
     let mut pause = RETRY_FIRST;
@@ -243,10 +257,7 @@ where
         match event {
             Ok(event) => {
                 pause = RETRY_FIRST;
-                feeding.0.absorb(event.modify(|object| {
-                    object.meta_mut().managed_fields = None;
-                    trim(object);
-                }));
+                absorb(event);
             }
             Err(error) => {
                 tracing::debug!(url, %error, "watch interrupted");

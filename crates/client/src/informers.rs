@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::informer::Informer;
+use crate::keys::KeyWatch;
 
 /// What tells two informers apart: the type and the selectors of the watch.
 type Identity = (TypeId, Option<String>, Option<String>);
@@ -47,39 +46,21 @@ impl Informers {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        self.shared(config, |_| {})
-    }
-
-    /// Which objects of kind `K` there are and in which version, for whoever wants to hear of changes and reads the few
-    /// objects that matter from the server. A copy of all of them would cost several times their size.
-    pub fn versions_of<K>(&self) -> Informer<PartialObjectMeta<K>>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        self.shared(watcher::Config::default(), |object: &mut PartialObjectMeta<K>| {
-            let meta = std::mem::take(&mut object.metadata);
-            object.types = None;
-            object.metadata = ObjectMeta {
-                name: meta.name,
-                namespace: meta.namespace,
-                uid: meta.uid,
-                resource_version: meta.resource_version,
-                ..ObjectMeta::default()
-            };
-        })
-    }
-
-    fn shared<K>(&self, config: watcher::Config, trim: fn(&mut K)) -> Informer<K>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
         let identity = (TypeId::of::<K>(), config.label_selector.clone(), config.field_selector.clone());
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(informer) = started.get(&identity).and_then(|any| any.downcast_ref::<Informer<K>>()) {
             return informer.clone();
         }
-        let informer = Informer::start_trimmed(Api::<K>::all(self.client.clone()), config, trim);
+        let informer = Informer::start(Api::<K>::all(self.client.clone()), config);
         started.insert(identity, Box::new(informer.clone()));
         informer
+    }
+
+    /// The keys of objects of kind `K` that change, for one reader.
+    pub fn keys_of<K>(&self) -> KeyWatch
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        KeyWatch::start::<K>(Api::all(self.client.clone()))
     }
 }

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
-use sampan_client::{Informer, Informers};
+use sampan_client::{Informer, Informers, KeyWatch};
 use sampan_image::ImageStore;
 use sampan_network::Network;
 use sampan_runtime::{Runtime, SandboxId};
@@ -28,10 +27,10 @@ pub(crate) struct Context {
     pub(crate) client: kube::Client,
     /// The pods bound to this node.
     pub(crate) pods: Informer<Pod>,
-    /// Versions of all config maps. One watch in one process; a remote node that may see only its own pods' needs another source.
-    pub(crate) config_maps: Informer<PartialObjectMeta<ConfigMap>>,
-    /// Versions of all secrets; see `config_maps`.
-    pub(crate) secrets: Informer<PartialObjectMeta<Secret>>,
+    /// Which config maps change. One watch in one process; a remote node that may see only its own pods' needs another source.
+    pub(crate) config_maps: KeyWatch,
+    /// Which secrets change; see `config_maps`.
+    pub(crate) secrets: KeyWatch,
     /// All services, for environment variables and the service table.
     pub(crate) services: Informer<Service>,
     /// All endpoint slices.
@@ -67,8 +66,8 @@ impl Context {
         let own_pods = watcher::Config::default().fields(&format!("spec.nodeName={}", config.name));
         Ok(Self {
             pods: informers.of_with::<Pod>(own_pods),
-            config_maps: informers.versions_of::<ConfigMap>(),
-            secrets: informers.versions_of::<Secret>(),
+            config_maps: informers.keys_of::<ConfigMap>(),
+            secrets: informers.keys_of::<Secret>(),
             services: informers.of::<Service>(),
             endpoint_slices: informers.of::<EndpointSlice>(),
             images: Images::new(images, config.plain_http_registries.clone()),

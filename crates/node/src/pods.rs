@@ -41,8 +41,6 @@ pub(crate) async fn run(context: Arc<Context>) {
     context.pods.synced().await;
     let mut manager = Manager::new(Arc::clone(&context)).await;
     let mut pods = context.pods.subscribe();
-    let mut config_maps = context.config_maps.subscribe();
-    let mut secrets = context.secrets.subscribe();
     loop {
         tokio::select! {
             change = pods.recv() => match change {
@@ -54,11 +52,11 @@ pub(crate) async fn run(context: Arc<Context>) {
                 Err(RecvError::Lagged(_)) => manager.wake_all(),
                 Err(RecvError::Closed) => return,
             },
-            Some(change) = config_maps.recv() => {
-                manager.source_changed(&SourceKey::ConfigMap(change.key.namespace, change.key.name));
+            Some(key) = context.config_maps.next() => {
+                manager.source_changed(&SourceKey::ConfigMap(key.namespace, key.name));
             }
-            Some(change) = secrets.recv() => {
-                manager.source_changed(&SourceKey::Secret(change.key.namespace, change.key.name));
+            Some(key) = context.secrets.next() => {
+                manager.source_changed(&SourceKey::Secret(key.namespace, key.name));
             }
             Some(ended) = manager.workers.join_next_with_id() => {
                 let id = match ended {

@@ -156,3 +156,27 @@ async fn one_kind_has_one_watch() {
     let _speak = server.watches.recv().await.unwrap();
     assert!(server.watches.try_recv().is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_told_of_what_is_there_changes_and_goes() {
+    let (mut server, client) = Server::start(&[object("a", "one", 1)]);
+    let keys = Informers::new(client).keys_of::<ConfigMap>();
+    let next = async || keys.next().await.expect("the watch lives").to_string();
+    assert_eq!(next().await, "a/one");
+    let speak = server.watches.recv().await.unwrap();
+    // One that changes often before it is taken is told once.
+    for line in [
+        event("MODIFIED", object("a", "one", 11)),
+        event("MODIFIED", object("a", "one", 12)),
+        event("ADDED", object("b", "two", 13)),
+        event("DELETED", object("a", "one", 14)),
+    ] {
+        speak.send(line).unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!([next().await, next().await], ["a/one", "b/two"]);
+    server.set_list(&[object("b", "two", 13)]);
+    let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
+    speak.send(event("ERROR", gone)).unwrap();
+    assert_eq!(next().await, "b/two", "an interrupted watch tells all there is");
+}
